@@ -1,0 +1,428 @@
+"""The embedded world: what is drawn, what is said about it, and what is stored."""
+
+import json
+import socket
+from difflib import SequenceMatcher
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vlm_utils import tiny_earth
+from vlm_utils.tiny_earth import Feature, Scene
+
+SPLITS = ("train", "validation", "test")
+seeds = st.integers(0, 2 ** 32)
+scenes = seeds.map(lambda seed: tiny_earth.sample_scene(np.random.default_rng(seed)))
+
+
+@st.composite
+def sequences(draw, event=None):
+    num_frames = draw(st.integers(3, tiny_earth.MAX_FRAMES))
+    return tiny_earth.sample_sequence(np.random.default_rng(draw(seeds)), num_frames, event)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return {"scenes": {split: tiny_earth.load_scenes(split) for split in SPLITS},
+            "sequences": {split: tiny_earth.load_sequences(split) for split in SPLITS}}
+
+
+def without_images(table):
+    return table.remove_columns([c for c in ("image", "frames") if c in table.column_names])
+
+
+def distance(picture, pixels):
+    """Root of the mean squared difference of two images, in grey levels."""
+    assert picture.size == (64, 64) and picture.mode == "RGB"
+    return np.sqrt(np.mean((np.asarray(picture, dtype=float) - pixels) ** 2))
+
+
+# ---------------------------------------------------------------- scenes
+
+@given(scenes)
+def test_a_sampled_scene_obeys_the_rules_of_its_world(scene):
+    kinds = [feature.kind for feature in scene.features]
+    assert set(kinds) <= set(tiny_earth.allowed_kinds(scene.cover)) <= set(tiny_earth.KINDS)
+    assert len(set(kinds)) == len(kinds)
+    lines = [f for f in scene.features if f.place in tiny_earth.LINE_PLACES]
+    points = [f.place for f in scene.features if f.place in tiny_earth.PLACES]
+    assert len(lines) <= (scene.cover != "water") and len(points) <= 3
+    assert len(set(points)) == len(points) == len(scene.features) - len(lines)
+    taken = 3 * len(lines) + len(points)  # a line passes three cells, none of them taken
+    assert len(tiny_earth.free_places(scene)) == 9 - taken
+    assert not set(tiny_earth.free_places(scene)) & set(points)
+
+
+@given(scenes)
+def test_a_scene_survives_json(scene):
+    assert Scene.from_json(scene.to_json()) == scene
+
+
+def test_the_order_of_features_does_not_matter():
+    lake, town = Feature("lake", "top left", 1), Feature("town", "bottom", 3)
+    assert Scene("forest", (town, lake)) == Scene("forest", (lake, town))
+
+
+@pytest.mark.parametrize("text, complaint", [
+    ("{", "not JSON"),
+    ("[]", "no record"),
+    ('{"cover": "forest"}', "no record"),
+    ('{"cover": "forest", "features": "lake"}', "not a list"),
+    ('{"cover": "lava", "features": []}', "unknown cover 'lava'"),
+    ('{"cover": ["forest"], "features": []}', "unknown cover"),
+    ('{"cover": "forest", "features": [{"kind": "lake"}]}', "a feature is no record"),
+])
+def test_bad_json_is_refused_with_the_reason(text, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        Scene.from_json(text)
+
+
+@pytest.mark.parametrize("cover, features, complaint", [
+    ("desert", [("fire", "top", 1)], "no 'fire' on desert"),
+    ("water", [("road", "across the top", 2)], "no 'road' on water"),
+    ("forest", [("lake", "across the top", 2)], "no lake at 'across the top'"),
+    ("forest", [("road", "top", 2)], "no road at 'top'"),
+    ("forest", [("lake", "top", 4)], "no lake of size 4"),
+    ("forest", [("lake", "top", True)], "no lake of size True"),
+    ("snow", [("airport", "top", 1)], "no airport of size 1"),
+    ("forest", [("lake", "top", 1), ("lake", "left", 1)], "two features claim the lake"),
+    ("forest", [("lake", "top", 1), ("town", "top", 1)], "two features claim the top"),
+    ("forest", [("road", "down the left", 2), ("town", "left", 1)], "claim the left"),
+    ("forest", [("road", "down the left", 2), ("river", "down the right", 2)], "claim the line"),
+])
+def test_an_impossible_scene_is_refused_with_the_reason(cover, features, complaint):
+    record = {"cover": cover, "features": [
+        {"kind": kind, "place": place, "size": size} for kind, place, size in features]}
+    with pytest.raises(ValueError, match=complaint):
+        Scene.from_json(json.dumps(record))
+
+
+# ---------------------------------------------------------------- drawing
+
+@settings(max_examples=25, deadline=None)
+@given(scenes, seeds, seeds)
+def test_rendering_is_deterministic(scene, place_seed, light_seed):
+    tile = tiny_earth.render(scene, place_seed, light_seed)
+    assert tile.shape == (64, 64, 3) and tile.dtype == np.uint8
+    assert np.array_equal(tile, tiny_earth.render(scene, place_seed, light_seed))
+    assert not np.array_equal(tile, tiny_earth.render(scene, place_seed, light_seed + 1))
+    assert not np.array_equal(tile, tiny_earth.render(scene, place_seed + 1, light_seed))
+
+
+@pytest.mark.parametrize("kind", tiny_earth.KINDS)
+def test_light_leaves_the_ground_as_it_was(kind):
+    cover = next(c for c in tiny_earth.COVERS if kind in tiny_earth.allowed_kinds(c))
+    place = "across the middle" if kind in ("river", "road") else "center"
+    scene = Scene(cover, (Feature(kind, place),))
+    tiles = [tiny_earth.render(scene, 5, light).astype(float) for light in range(4)]
+    other = tiny_earth.render(Scene(cover), 6, 0).astype(float)
+    for first, second in combinations(tiles, 2):
+        same = np.corrcoef(first.ravel(), second.ravel())[0, 1]
+        different = np.corrcoef(first.ravel(), other.ravel())[0, 1]
+        assert same > 0.85 and same > different
+
+
+@pytest.mark.parametrize("cover", tiny_earth.COVERS)
+def test_a_feature_changes_its_own_cell_and_little_else(cover):
+    bare = tiny_earth.render(Scene(cover), 3, 3).astype(float)
+    for kind in tiny_earth.allowed_kinds(cover):
+        if kind in ("river", "road"):
+            continue
+        for place, area in (("top left", np.s_[:21, :21]), ("center", np.s_[21:43, 21:43])):
+            scene = Scene(cover, (Feature(kind, place),))
+            change = np.abs(tiny_earth.render(scene, 3, 3) - bare).max(axis=-1)
+            assert (change[area] > 30).sum() >= 25, f"{kind} on {cover} is hard to see"
+            assert change[area].sum() > 0.85 * change.sum(), f"{kind} on {cover} leaves its cell"
+
+
+@pytest.mark.parametrize("kind", tiny_earth.SIZED_KINDS)
+def test_a_larger_feature_covers_more(kind):
+    cover = next(c for c in tiny_earth.COVERS if kind in tiny_earth.allowed_kinds(c))
+    bare = tiny_earth.render(Scene(cover), 8, 8).astype(float)
+    covered = []
+    for size in (1, 2, 3):
+        tile = tiny_earth.render(Scene(cover, (Feature(kind, "center", size),)), 8, 8)
+        covered.append(np.abs(tile - bare).max(axis=-1) > 12)
+    small, medium, large = (mask.sum() for mask in covered)
+    assert 1.6 * small < medium and 1.4 * medium < large
+    assert (covered[0] & covered[2]).sum() > 0.9 * small  # it grew where it stood
+
+
+# ---------------------------------------------------------------- text
+
+@settings(max_examples=300)
+@given(scenes)
+def test_every_wording_states_every_fact(scene):
+    wordings = tiny_earth.captions(scene)
+    for one, other in combinations(wordings, 2):
+        assert SequenceMatcher(None, one.split(), other.split()).ratio() < 0.9, (one, other)
+    for wording in wordings:
+        assert tiny_earth.facts(wording) == tiny_earth.scene_facts(scene), wording
+    assert wordings == tiny_earth.captions(scene)
+
+
+def test_facts_of_what_a_model_may_write():
+    assert tiny_earth.facts("") == frozenset()
+    assert tiny_earth.facts("Lake lake the the a") == frozenset()
+    assert tiny_earth.facts("A DESERT, with an airport in the top-left") == {
+        ("cover", "desert"), ("feature", "airport", "top left")}
+    assert tiny_earth.facts("a lake and a town in the centre") == {("feature", "town", "center")}
+
+
+def test_phrases():
+    phrases = {("lake", "top left"): "a lake in the top left",
+               ("airport", "center"): "an airport in the center",
+               ("town", "top"): "a town at the top",
+               ("river", "across the top"): "a river across the top",
+               ("road", "down the left"): "a road down the left"}
+    for (kind, place), text in phrases.items():
+        assert tiny_earth.phrase(Feature(kind, place)) == text
+
+
+LAKE, LARGE, FIRE = (Feature("lake", "top left", 1), Feature("lake", "top left", 3),
+                     Feature("fire", "left"))
+FOREST, WITH_LAKE = Scene("forest"), Scene("forest", (LAKE,))
+
+
+@pytest.mark.parametrize("before, after, change, backwards", [
+    (FOREST, FOREST, "Nothing changed.", "Nothing changed."),
+    (FOREST, WITH_LAKE, "A lake appeared in the top left.",
+     "The lake in the top left disappeared."),
+    (WITH_LAKE, Scene("forest", (LARGE,)), "The lake in the top left grew.",
+     "The lake in the top left shrank."),
+    (FOREST, Scene("cropland"), "The forest became cropland.", "The cropland became forest."),
+    (Scene("forest", (FIRE,)), Scene("forest", (Feature("fire", "top"),)),
+     "The fire moved from the left to the top.", "The fire moved from the top to the left."),
+    (FOREST, Scene("forest", (Feature("road", "across the top"),)),
+     "A road appeared across the top.", "The road across the top disappeared."),
+])
+def test_change_wordings(before, after, change, backwards):
+    assert tiny_earth.describe_change(before, after) == change
+    assert tiny_earth.describe_change(after, before) == backwards
+
+
+@pytest.mark.parametrize("frames, text", [
+    ([FOREST], "Nothing changes."),
+    ([FOREST, FOREST, WITH_LAKE], "A lake appears in the top left in <image_3>."),
+    ([WITH_LAKE, FOREST], "The lake in the top left disappears in <image_2>."),
+    ([FOREST, WITH_LAKE, WITH_LAKE, FOREST],
+     "A lake appears in the top left in <image_2> and disappears in <image_4>."),
+    ([WITH_LAKE, FOREST, FOREST, WITH_LAKE],
+     "The lake in the top left disappears in <image_2> and reappears in <image_4>."),
+    ([FOREST, FOREST, Scene("cropland")], "The forest becomes cropland in <image_3>."),
+    ([WITH_LAKE, WITH_LAKE, Scene("forest", (LARGE,))], "The lake in the top left grows."),
+    ([Scene("forest", (Feature("fire", place),)) for place in ("left", "center", "right")],
+     "The fire moves from the left to the right."),
+])
+def test_sequence_wordings(frames, text):
+    assert tiny_earth.describe_sequence(frames) == text
+
+
+@pytest.mark.parametrize("frames, complaint", [
+    ([], "at least one"),
+    ([FOREST, Scene("cropland", (LAKE,))], "more than one thing changed: The forest became"),
+    ([WITH_LAKE, Scene("forest", (LARGE,)), WITH_LAKE], "no wording for a lake"),
+    ([FOREST, WITH_LAKE, FOREST, WITH_LAKE], "no wording for a lake"),
+    ([FOREST, Scene("cropland"), FOREST], "forest -> cropland -> forest"),
+])
+def test_what_has_no_wording_is_refused(frames, complaint):
+    with pytest.raises(ValueError, match=complaint.replace("became", "becomes")):
+        tiny_earth.describe_sequence(frames)
+    if len(frames) == 2:
+        with pytest.raises(ValueError, match=complaint):
+            tiny_earth.describe_change(*frames)
+
+
+# ---------------------------------------------------------------- sequences
+
+OPPOSITES = {"grows": "shrinks", "appears": "disappears", "grew": "shrank",
+             "appeared": "disappeared", "became": "became", "becomes": "becomes"}
+OPPOSITES |= {value: key for key, value in OPPOSITES.items()}
+
+
+def verbs(text):
+    return [word.strip(".") for word in text.split() if word.strip(".") in OPPOSITES]
+
+
+@given(st.sampled_from(["grow", "shrink", "appear", "disappear", "cover change"]), st.data())
+def test_a_reversed_sequence_tells_the_opposite(event, data):
+    frames = data.draw(sequences(event))
+    forward = verbs(tiny_earth.describe_sequence(frames))
+    backward = verbs(tiny_earth.describe_sequence(frames[::-1]))
+    assert len(forward) == 1 and backward == [OPPOSITES[forward[0]]]
+    forward = verbs(tiny_earth.describe_change(frames[0], frames[-1]))
+    backward = verbs(tiny_earth.describe_change(frames[-1], frames[0]))
+    assert len(forward) == 1 and backward == [OPPOSITES[forward[0]]]
+
+
+@settings(max_examples=200)
+@given(sequences(), st.data())
+def test_any_frames_in_order_have_a_wording(frames, data):
+    kept = data.draw(st.lists(st.sampled_from(range(len(frames))), min_size=1, unique=True))
+    some = [frames[index] for index in sorted(kept)]
+    for part in (some, some[::-1]):
+        text = tiny_earth.describe_sequence(part)
+        assert (text == "Nothing changes.") == (len(set(part)) == 1)
+        for number in range(len(part) + 1, 10):
+            assert f"<image_{number}>" not in text
+    for before, after in combinations(some, 2):
+        assert tiny_earth.describe_change(before, after)
+
+
+@given(sequences())
+def test_some_frames_differ_in_nothing_but_light(frames):
+    assert len(set(frames)) < len(frames)
+
+
+@given(st.data())
+def test_a_move_never_returns(data):
+    frames = data.draw(sequences("move"))
+    assert " moves from " in tiny_earth.describe_sequence(frames)
+    states = [frame for k, frame in enumerate(frames) if k == 0 or frame != frames[k - 1]]
+    assert len(set(states)) == len(states) >= 2
+
+
+def test_impossible_sequences_are_refused():
+    rng = np.random.default_rng(0)
+    for num_frames in (1, 9):
+        with pytest.raises(ValueError, match=f"not {num_frames}"):
+            tiny_earth.sample_sequence(rng, num_frames)
+    for num_frames, event in ((2, "come and go"), (4, "explode")):
+        with pytest.raises(ValueError, match=event):
+            tiny_earth.sample_sequence(rng, num_frames, event)
+
+
+# ---------------------------------------------------------------- stored tables
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_stored_scenes_can_be_made_again(tables, split):
+    stored = tables["scenes"][split]
+    for index in np.linspace(0, len(stored) - 1, 12).astype(int).tolist():
+        row, made = stored[index], tiny_earth.scene_row(split, index)
+        assert np.array_equal(made["image"], tiny_earth.scene_row(split, index)["image"])
+        assert distance(row.pop("image"), made.pop("image")) < 14
+        assert row == made
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_stored_sequences_can_be_made_again(tables, split):
+    stored = tables["sequences"][split]
+    for index in np.linspace(0, len(stored) - 1, 8).astype(int).tolist():
+        row, made = stored[index], tiny_earth.sequence_row(split, index)
+        for picture, pixels in zip(row.pop("frames"), made.pop("frames"), strict=True):
+            assert distance(picture, pixels) < 14
+        assert row == made
+
+
+def test_counts(tables):
+    for table, splits in tiny_earth.COUNTS.items():
+        assert {split: len(tables[table][split]) for split in splits} == splits
+    assert tiny_earth.COUNTS["scenes"] == {"train": 5000, "validation": 500, "test": 500}
+    assert tiny_earth.COUNTS["sequences"] == {"train": 2000, "validation": 200, "test": 400}
+
+
+def test_no_place_appears_twice(tables):
+    places = [place for splits in tables.values() for table in splits.values()
+              for place in table["place"]]
+    assert len(set(places)) == len(places)
+
+
+def test_no_two_rows_of_a_split_are_the_same(tables):
+    for column, splits in (("image", tables["scenes"]), ("frames", tables["sequences"])):
+        for table in splits.values():
+            pixels = table.with_format("arrow")[:][column].to_pylist()
+            assert len({str(row) for row in pixels}) == len(table)
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_stored_sentence_is_true(tables, split):
+    for row in without_images(tables["scenes"][split]).select(range(500)):
+        scene = Scene.from_json(row["scene"])
+        assert [row[f"caption_{k}"] for k in range(5)] == tiny_earth.captions(scene)
+    for row in without_images(tables["sequences"][split]):
+        frames = [Scene.from_json(text) for text in row["scenes"]]
+        assert row["caption"] == tiny_earth.describe_sequence(frames)
+        assert len(row["dates"]) == len(frames)
+        assert row["dates"] == sorted(set(row["dates"]))
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_events_and_lengths_are_well_spread(tables, split):
+    table = without_images(tables["sequences"][split])
+    lengths = [len(dates) for dates in table["dates"]]
+    shares = np.bincount(lengths, minlength=9)[2:] / len(lengths)
+    assert len(shares) == 7 and shares.min() > 0.05
+    assert 4.3 < np.mean(lengths) < 4.9
+    events = list(table["event"])
+    for event in tiny_earth.EVENTS:
+        assert 0.06 < events.count(event) / len(events) < 0.2
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_change_cannot_be_told_from_the_second_image_alone(tables, split):
+    several = nothing = pairs = 0
+    longer = [texts for texts in tables["sequences"][split]["scenes"] if len(texts) > 2]
+    for texts in longer:
+        *earlier, last = [Scene.from_json(text) for text in texts]
+        answers = [tiny_earth.describe_change(scene, last) for scene in earlier]
+        several += len(set(answers)) > 1
+        nothing += answers.count("Nothing changed.")
+        pairs += len(answers)
+    assert several > 0.5 * len(longer)
+    assert 0.2 < nothing / pairs < 0.6
+
+
+def test_frames_as_rows(tables):
+    some = tables["sequences"]["test"].select([7, 3])
+    rows, lengths = tiny_earth.frames_as_rows(some)
+    frames = [frame for row in some for frame in row["frames"]]
+    assert lengths == [len(row["frames"]) for row in some] and len(rows) == sum(lengths)
+    for row, frame in zip(rows, frames, strict=True):
+        assert np.array_equal(np.asarray(row["image"]), np.asarray(frame))
+
+
+def test_the_data_stay_small():
+    files = (tiny_earth.data_folder() / "tiny_earth").rglob("*")
+    assert sum(file.stat().st_size for file in files if file.is_file()) <= 13.5e6
+
+
+def test_loading_needs_no_network_and_writes_nothing_beside_the_data(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise AssertionError("loading asked for the network")
+
+    def look():
+        return sorted((str(f), f.stat().st_mtime_ns) for f in folder.rglob("*"))
+
+    folder = tiny_earth.data_folder()
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
+    before = look()
+    assert tiny_earth.load_scenes("validation")[0]["image"].size == (64, 64)
+    assert tiny_earth.load_sequences("validation")[0]["frames"][0].size == (64, 64)
+    assert look() == before
+
+
+def test_missing_data_are_named(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="unknown split 'dev'"):
+        tiny_earth.load_scenes("dev")
+    monkeypatch.setenv("VLM_DATA", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"{tmp_path}.*python -m vlm_utils.tiny_earth"):
+        tiny_earth.load_scenes("train")
+    (tmp_path / "tiny_earth").mkdir()
+    assert tiny_earth.data_folder() == tmp_path
+    with pytest.raises(FileNotFoundError, match="train.parquet.*python -m vlm_utils.tiny_earth"):
+        tiny_earth.load_scenes("train")
+
+
+def test_a_small_world_can_be_built_elsewhere(monkeypatch, tmp_path, capsys):
+    tiny_earth.build(tmp_path, {"scenes": {"test": 3}, "sequences": {"test": 2}})
+    assert capsys.readouterr().out.count("\n") == 2
+    monkeypatch.setenv("VLM_DATA", str(tmp_path))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    assert len(tiny_earth.load_scenes("test")) == 3
+    assert tiny_earth.load_sequences("test")[1]["event"] in tiny_earth.EVENTS
+    assert not list(tmp_path.rglob("*.unfinished"))

@@ -1,0 +1,298 @@
+"""Lesson 01: the model. A frozen ViT, a projector and a small causal language model.
+
+Every image goes through the same vision encoder. The projector turns its patch features into
+vectors of the language model's embedding space, and these vectors replace the placeholder tokens
+of the prompt. Where the placeholders stand is the processor's concern (`processor.py`): the model
+knows nothing about layout.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
+from transformers import PreTrainedModel
+from transformers.utils import ModelOutput
+
+
+class MultiImageVLMConfig(PreTrainedConfig):
+    """Everything that is needed to build the model again: both halves, and how they are joined.
+
+    vision_config, text_config: configurations of the vision encoder and the language model.
+    image_token_id: the placeholder token that image embeddings replace.
+    merge_factor: each square of merge_factor x merge_factor patches becomes one token.
+    max_images: the most images a sample may hold, as many as there are identifier tokens.
+    """
+
+    model_type = "multi_image_vlm"
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
+
+    def __init__(self, vision_config=None, text_config=None, image_token_id=0, merge_factor=2,
+                 max_images=8, **kwargs):
+        self.vision_config = _as_config(vision_config, "vit")
+        self.text_config = _as_config(text_config, "llama")
+        self.image_token_id = image_token_id
+        self.merge_factor = merge_factor
+        self.max_images = max_images
+        kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
+        super().__init__(**kwargs)
+
+    @property
+    def patches_per_image(self) -> int:
+        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Placeholders that one image takes up in the prompt."""
+        return self.patches_per_image // self.merge_factor**2
+
+
+def merge_neighbours(features: Tensor, factor: int) -> Tensor:
+    """Fold each factor x factor square of patches into one token (pixel shuffle, Shi et al. 2016).
+
+    features: (num_images, height * width, dim), patches in row order, height == width.
+    Returns (num_images, height * width / factor**2, dim * factor**2).
+    Raises ValueError where the patches are no square, or its side is no multiple of factor.
+    """
+    patches = features.shape[1]
+    side = math.isqrt(patches)
+    if side * side != patches or side % factor:
+        raise ValueError(
+            f"{patches} patches do not divide into squares of {factor} x {factor} patches")
+    return rearrange(
+        features, "n (h a w b) d -> n (h w) (a b d)", h=side // factor, a=factor, b=factor)
+
+
+class Projector(nn.Module):
+    """Two linear layers from the vision encoder's space to the language model's (LLaVA-1.5).
+
+    The closing LayerNorm starts at the scale of the language model's own token embeddings, so
+    that image tokens are neither silent nor deafening before training.
+    """
+
+    def __init__(self, vision_dim: int, text_dim: int, merge_factor: int):
+        super().__init__()
+        self.merge_factor = merge_factor
+        self.layers = nn.Sequential(
+            nn.Linear(vision_dim * merge_factor**2, text_dim),
+            nn.GELU(),
+            nn.Linear(text_dim, text_dim),
+            nn.LayerNorm(text_dim),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(num_images, patches, vision_dim) -> (num_images, tokens, text_dim)."""
+        return self.layers(merge_neighbours(features, self.merge_factor))
+
+    @torch.no_grad()
+    def match_scale(self, embeddings: Tensor) -> None:
+        """Set the size of image tokens to that of word embeddings `(vocabulary, text_dim)`."""
+        self.layers[-1].weight.fill_(embeddings.float().std().item())
+
+
+def merge_image_embeddings(token_embeddings: Tensor, image_embeddings: Tensor,
+                           input_ids: Tensor, image_token_id: int) -> Tensor:
+    """Put image embeddings where the placeholder tokens stand, in order (as LLaVA does).
+
+    token_embeddings: (batch, length, dim); input_ids: (batch, length).
+    image_embeddings: (num_images, tokens, dim), the images of all samples one after another.
+    Returns (batch, length, dim). Raises ValueError where placeholders and images differ in number.
+    """
+    num_images, tokens, dim = image_embeddings.shape
+    is_placeholder = input_ids == image_token_id                            # (batch, length)
+    per_sample = is_placeholder.sum(dim=1)                                  # (batch,)
+    if per_sample.sum() != num_images * tokens:
+        raise ValueError(_mismatch(per_sample.tolist(), num_images, tokens))
+    return token_embeddings.masked_scatter(
+        is_placeholder.unsqueeze(-1),                                       # (batch, length, 1)
+        image_embeddings.to(token_embeddings.dtype).reshape(-1, dim))       # (images * tokens, dim)
+
+
+@dataclass
+class MultiImageVLMOutput(ModelOutput):
+    """loss: scalar, with labels only. logits: (batch, length, vocabulary) without labels, else
+    (answer_tokens, vocabulary): only the positions whose prediction the loss reads."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past_key_values: object | None = None
+
+
+class MultiImageVLM(PreTrainedModel):
+    """Vision encoder, projector and language model; images enter at placeholder tokens.
+
+    A sample may hold any number of images: the model takes the images of a batch as one flat
+    stack `pixel_values (num_images, 3, height, width)`, or, encoded beforehand,
+    `image_features (num_images, patches, vision_dim)`.
+    """
+
+    config_class = MultiImageVLMConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["ViTLayer", "LlamaDecoderLayer"]
+    _tied_weights_keys = {
+        "language_model.lm_head.weight": "language_model.model.embed_tokens.weight"}
+
+    def __init__(self, config: MultiImageVLMConfig):
+        super().__init__(config)
+        # Without its pooler: nothing reads it, so its weights would be dead weight in each file.
+        self.vision_encoder = AutoModel.from_config(config.vision_config, add_pooling_layer=False)
+        self.projector = Projector(config.vision_config.hidden_size,
+                                   config.text_config.hidden_size, config.merge_factor)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+
+    @classmethod
+    def from_parts(cls, vision_encoder: PreTrainedModel, language_model: PreTrainedModel,
+                   **settings) -> MultiImageVLM:
+        """Join two pretrained models by a new projector. settings: of MultiImageVLMConfig."""
+        config = MultiImageVLMConfig(
+            vision_encoder.config, language_model.config,
+            dtype=language_model.dtype, **settings)
+        with torch.device("meta"):  # the two big halves are not built twice
+            model = cls(config)
+        model.projector = Projector(config.vision_config.hidden_size,
+                                    config.text_config.hidden_size, config.merge_factor)
+        model.projector.to(language_model.dtype)
+        model.projector.match_scale(language_model.get_input_embeddings().weight)
+        model.vision_encoder, model.language_model = vision_encoder, language_model
+        model.generation_config = language_model.generation_config
+        return model
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_output_embeddings(value)
+
+    def resize_token_embeddings(self, new_num_tokens: int, **kwargs) -> nn.Module:
+        embeddings = self.language_model.resize_token_embeddings(new_num_tokens, **kwargs)
+        self.config.text_config = self.language_model.config
+        return embeddings
+
+    def freeze_vision_encoder(self) -> MultiImageVLM:
+        """The course trains the projector and the language model only."""
+        self.vision_encoder.requires_grad_(False)
+        return self
+
+    def encode_images(self, pixel_values: Tensor) -> Tensor:
+        """(num_images, 3, height, width) -> patch features (num_images, patches, vision_dim)."""
+        trains = torch.is_grad_enabled() and any(
+            p.requires_grad for p in self.vision_encoder.parameters())
+        with torch.set_grad_enabled(trains):
+            states = self.vision_encoder(
+                pixel_values=pixel_values.to(self.vision_encoder.dtype)).last_hidden_state
+        return states[:, 1:]                                    # the class token is left out
+
+    def embed(self, input_ids: Tensor, pixel_values: Tensor | None = None,
+              image_features: Tensor | None = None) -> Tensor:
+        """Text and images as one sequence of embeddings (batch, length, text_dim)."""
+        if pixel_values is not None and image_features is not None:
+            raise ValueError("give pixel_values or image_features, not both")
+        token_embeddings = self.get_input_embeddings()(input_ids)
+        if pixel_values is not None:
+            image_features = self.encode_images(pixel_values)
+        if image_features is None or not len(image_features):
+            placeholders = (input_ids == self.config.image_token_id).sum(dim=1)
+            if placeholders.any():
+                raise ValueError(
+                    _mismatch(placeholders.tolist(), 0, self.config.tokens_per_image))
+            return token_embeddings
+        dtype = next(self.projector.parameters()).dtype
+        image_embeddings = self.projector(image_features.to(dtype))
+        return merge_image_embeddings(
+            token_embeddings, image_embeddings, input_ids, self.config.image_token_id)
+
+    def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+                labels: Tensor | None = None, pixel_values: Tensor | None = None,
+                image_features: Tensor | None = None, inputs_embeds: Tensor | None = None,
+                num_items_in_batch: Tensor | int | None = None, **kwargs) -> MultiImageVLMOutput:
+        """Predict the next token at each position; with labels, the mean loss of the answers.
+
+        input_ids, attention_mask, labels: (batch, length); label -100 is not learnt.
+        num_items_in_batch: divide the summed loss by this instead of by the number of answer
+        tokens here, so that accumulated gradients equal those of one large batch.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.embed(input_ids, pixel_values, image_features)
+        outputs = self.language_model.model(
+            inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
+        states = outputs.last_hidden_state                                  # (batch, length, dim)
+        if labels is None:
+            logits = self.language_model.lm_head(states)
+            return MultiImageVLMOutput(
+                logits=logits, past_key_values=outputs.get("past_key_values"))
+        # Position t predicts token t + 1. This is the only place where labels are shifted.
+        targets = labels[:, 1:]
+        answered = targets != -100
+        logits = self.language_model.lm_head(states[:, :-1][answered])  # (answer_tokens, vocab)
+        total = nn.functional.cross_entropy(
+            logits.float(), targets[answered], reduction="sum")
+        count = answered.sum() if num_items_in_batch is None else num_items_in_batch
+        return MultiImageVLMOutput(loss=total / count, logits=logits)
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None,
+                 pixel_values: Tensor | None = None, image_features: Tensor | None = None,
+                 **kwargs) -> Tensor:
+        """Answers as token ids (batch, new_tokens); kwargs as the language model's generate.
+
+        input_ids: (batch, length), padded on the LEFT, since new tokens are added on the right.
+        """
+        if attention_mask is None:
+            attention_mask = torch.ones_like(input_ids)
+        if len(input_ids) > 1 and not attention_mask[:, -1].all():
+            raise ValueError("generate needs prompts padded on the left: sample "
+                             f"{int((attention_mask[:, -1] == 0).nonzero()[0])} ends with padding")
+        return self.language_model.generate(
+            inputs_embeds=self.embed(input_ids, pixel_values, image_features),
+            attention_mask=attention_mask, **kwargs)
+
+
+def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Parameters of each part of the model, all and trainable, tied weights counted once."""
+    rows = {name: part for name, part in model.named_children()} | {"whole model": model}
+    return {
+        name: {"parameters": sum(p.numel() for p in part.parameters()),
+               "trainable": sum(p.numel() for p in part.parameters() if p.requires_grad)}
+        for name, part in rows.items()}
+
+
+def _as_config(config, default_type: str) -> PreTrainedConfig:
+    if isinstance(config, PreTrainedConfig):
+        return config
+    settings = dict(config or {})
+    return AutoConfig.for_model(settings.pop("model_type", default_type), **settings)
+
+
+def _mismatch(placeholders: list[int], num_images: int, tokens: int) -> str:
+    """Name the first sample at which placeholders and images part."""
+    found = f"the prompts hold {sum(placeholders)} placeholder tokens = {tokens} x " \
+            f"{sum(placeholders) / tokens:g} images, but {num_images} images were given"
+    seen = 0
+    for sample, count in enumerate(placeholders):
+        if count % tokens:
+            return (f"sample {sample} holds {count} placeholder tokens, no multiple of the "
+                    f"{tokens} that each image takes; {found}")
+        seen += count // tokens
+        if seen > num_images:
+            return (f"sample {sample} asks for {count // tokens} images and only "
+                    f"{num_images - seen + count // tokens} are left for it; {found}")
+    return f"after the last sample ({len(placeholders) - 1}) " \
+           f"{num_images - seen} images are left over; {found}"
+
+
+AutoConfig.register("multi_image_vlm", MultiImageVLMConfig)

@@ -1,0 +1,94 @@
+"""Files of the Hugging Face hub: from the local cache, else from the network, else a clear error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlm_utils.profiles import HubRepository, Profile
+
+PREFETCH = "VLM_PROFILE=full python -m vlm_utils prefetch"
+
+
+class MissingFiles(FileNotFoundError):
+    """Files of the hub that are neither in the cache nor to be had from the network."""
+
+
+def repositories(profile: Profile) -> list[HubRepository]:
+    """What a profile reads from the hub; nothing for the embedded one."""
+    wanted = (profile.vision_encoder, profile.language_model, profile.dataset)
+    return [repository for repository in wanted if repository is not None]
+
+
+def fetch(repository: HubRepository) -> Path:
+    """The folder of a repository's files at its pinned revision.
+
+    A whole copy in the local cache is used without a network attempt. Raises MissingFiles, naming
+    what is missing and the command that fetches it, where there is neither cache nor network.
+    """
+    cached = in_cache(repository)
+    if cached is not None:
+        return cached
+    from huggingface_hub import snapshot_download
+    try:
+        return Path(snapshot_download(
+            repository.repo_id, revision=repository.revision, repo_type=repository.repo_type,
+            allow_patterns=list(repository.patterns)))
+    except Exception as error:
+        raise MissingFiles(
+            f"{repository.repo_type} {repository.repo_id} (revision {repository.revision[:12]}) is "
+            f"not in the local cache, and the hub cannot be reached ({type(error).__name__}). "
+            f"With a network, run:  {PREFETCH}") from error
+
+
+def in_cache(repository: HubRepository) -> Path | None:
+    """The cached folder of a repository, or None where a file of a kind it needs is missing."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+    try:
+        folder = Path(snapshot_download(
+            repository.repo_id, revision=repository.revision, repo_type=repository.repo_type,
+            allow_patterns=list(repository.patterns), local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+    return folder if is_whole(repository, folder) else None
+
+
+def is_whole(repository: HubRepository, folder: Path) -> bool:
+    """Weights and configuration, or a data file of each split, are all there."""
+    if repository.repo_type == "dataset":
+        return all(list(folder.glob(f"data/{split}-*.parquet"))
+                   for split in ("train", "validation", "test"))
+    return (folder / "config.json").is_file() and bool(list(folder.glob("*.safetensors")))
+
+
+def prefetch(profile: Profile) -> int:
+    """Download what a profile needs into the hub's cache, sizes first; 0 where all is there.
+
+    Interrupted, it goes on where it stopped when it is run again.
+    """
+    from fnmatch import fnmatch
+
+    from huggingface_hub import HfApi, snapshot_download
+    wanted = repositories(profile)
+    if not wanted:
+        print(f"profile {profile.name}: everything is embedded, nothing to fetch")
+        return 0
+    for repository in wanted:
+        where = f"{repository.repo_type} {repository.repo_id}"
+        if in_cache(repository) is not None:
+            print(f"{where}: in the cache")
+            continue
+        try:
+            files = HfApi().repo_info(
+                repository.repo_id, revision=repository.revision,
+                repo_type=repository.repo_type, files_metadata=True).siblings
+            size = sum(f.size or 0 for f in files
+                       if any(fnmatch(f.rfilename, p) for p in repository.patterns))
+            print(f"{where}: {size / 1e6:.0f} MB", flush=True)
+            snapshot_download(
+                repository.repo_id, revision=repository.revision, repo_type=repository.repo_type,
+                allow_patterns=list(repository.patterns))
+        except Exception as error:
+            print(f"{where}: cannot be fetched ({type(error).__name__}: {error})")
+            return 1
+    return 0

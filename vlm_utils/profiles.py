@@ -1,0 +1,133 @@
+"""The two profiles: every number that a lesson needs, and the device it runs on.
+
+`VLM_PROFILE` chooses "tiny" (default: embedded data, any laptop) or "full" (ViT-B/16, SmolLM-135M
+and Flickr8k, for a GPU). The cells of a lesson are the same in both.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class HubRepository:
+    """One pinned repository of the Hugging Face hub and the files of it that the course reads."""
+
+    repo_id: str
+    revision: str
+    patterns: tuple[str, ...]
+    repo_type: str = "model"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Model, data and numbers of one size of the course.
+
+    base_model, trained_model: folders under data/ that hold a whole model, or None.
+    vision_encoder, language_model, dataset: hub repositories, used where base_model is None.
+    mixture: how many training samples of each task and number of images (`datasets.build_tasks`).
+    test_samples: samples of each task and number of images in an evaluation.
+    """
+
+    name: str
+    summary: str
+    base_model: str | None = None
+    trained_model: str | None = None
+    vision_encoder: HubRepository | None = None
+    language_model: HubRepository | None = None
+    dataset: HubRepository | None = None
+    merge_factor: int = 2
+    max_images: int = 8
+    mixture: dict[str, int] = field(default_factory=dict)
+    test_samples: int = 200
+    batch_size: int = 64
+    accumulation: int = 1
+    steps: int = 2000
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    weight_decay: float = 0.05
+    precision: str = "no"
+    max_new_tokens: int = 32
+    seed: int = 0
+
+
+_WEIGHTS = ("*.json", "*.safetensors", "*.txt")
+
+PROFILES = {
+    "tiny": Profile(
+        name="tiny",
+        summary="TinyEarth tiles, a 3-layer ViT and a 3-layer Llama, all embedded in data/",
+        base_model="tiny_vlm_base",
+        trained_model="tiny_vlm",
+        mixture={"select 2": 8000, "select 3": 16000, "compare 2": 12000,
+                 "sequence 2-4": 12000, "refer 1-3": 8000, "describe 1": 2000},
+    ),
+    "full": Profile(
+        name="full",
+        summary="Flickr8k photographs, ViT-B/16 and SmolLM-135M",
+        vision_encoder=HubRepository(
+            "google/vit-base-patch16-224", "3f49326eb077187dfe1c2a2bb15fbd74e6ab91e3", _WEIGHTS),
+        language_model=HubRepository(
+            "HuggingFaceTB/SmolLM-135M", "1d461723eec654e65efdc40cf49301c89c0c92f4", _WEIGHTS),
+        dataset=HubRepository("jxie/flickr8k", "main", ("data/*.parquet",), "dataset"),
+        mixture={"describe 1": 30000, "select 2": 20000, "select 3": 30000, "refer 1-3": 20000},
+        batch_size=32,
+        steps=6000,
+        learning_rate=5e-4,
+        warmup_steps=300,
+        precision="bf16",
+        max_new_tokens=40,
+    ),
+}
+
+
+def get_profile(name: str | None = None) -> Profile:
+    """The profile of that name, by default the one that VLM_PROFILE names, else "tiny"."""
+    name = name or os.environ.get("VLM_PROFILE") or "tiny"
+    if name not in PROFILES:
+        raise ValueError(f"unknown profile {name!r}: set VLM_PROFILE to one of {list(PROFILES)}")
+    return PROFILES[name]
+
+
+def get_device():
+    """CUDA where there is a GPU, else Apple's MPS, else the CPU, as a torch.device."""
+    import torch
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def image_folder() -> Path | None:
+    """The user's own images (VLM_IMAGES), or None. Raises FileNotFoundError if it is no folder."""
+    name = os.environ.get("VLM_IMAGES")
+    if not name:
+        return None
+    folder = Path(name).expanduser().resolve()
+    if not folder.is_dir():
+        raise FileNotFoundError(f"VLM_IMAGES names {folder}, which is no folder: give one with "
+                                "images and, for captions, a metadata.jsonl")
+    return folder
+
+
+def output_folder() -> Path:
+    """Where lessons write checkpoints: VLM_OUTPUT, else build/ beside the package's source."""
+    folder = os.environ.get("VLM_OUTPUT")
+    root = Path(__file__).resolve().parents[1]
+    if not folder:
+        folder = (root if (root / "pyproject.toml").is_file() else Path.cwd()) / "build"
+    folder = Path(folder) / get_profile().name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def announce(profile: Profile) -> None:
+    """Print which profile runs, on which images and on which device."""
+    images = image_folder()
+    print(f"profile: {profile.name} ({profile.summary})")
+    if images:
+        print(f"images:  {images.name} (VLM_IMAGES)")
+    print(f"device:  {get_device().type}")

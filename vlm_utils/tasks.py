@@ -1,0 +1,300 @@
+"""Questions about several images, with answers from the ground truth.
+
+A recipe names images by their rows in an image table; no pixel is touched here. Two kinds of
+truth are known: scenes (TinyEarth: what stands where, in each frame of a place) and captions
+(Flickr8k, a folder of the user's own). Where an image has neither, the answer is None.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from vlm_utils import tiny_earth
+from vlm_utils.processor import IMAGE_TOKEN, identifier
+from vlm_utils.tiny_earth import KINDS, PLACES, Scene
+
+COMPARE_PROMPT = "What changed?"
+SEQUENCE_PROMPT = "What happens over time?"
+DESCRIBE_PROMPT = "Describe the image."
+SIZES = {1: "Small.", 2: "Medium.", 3: "Large."}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A sample before its images are loaded: rows of the image table, prompt, answer, task."""
+
+    rows: tuple[int, ...]
+    prompt: str
+    answer: str | None
+    task: str
+
+
+@dataclass(eq=False)
+class Truth:
+    """What is known of each row of an image table.
+
+    scenes: a Scene or None per row. captions: a list of texts per row, empty where none is known.
+    places: rows of one place, in order of time, for each place.
+    """
+
+    scenes: Sequence[Scene | None]
+    captions: Sequence[list[str]]
+    places: Sequence[tuple[int, ...]]
+
+    @property
+    def has_scenes(self) -> bool:
+        return len(self.scenes) > 0 and self.scenes[0] is not None
+
+    @property
+    def has_captions(self) -> bool:
+        return len(self.captions) > 0 and bool(self.captions[0])
+
+    @cached_property
+    def index(self) -> dict[tuple, list[int]]:
+        """Rows by cover, by kind, by place and by kind at a place: where to find distractors."""
+        rows = defaultdict(list)
+        for row, scene in enumerate(self.scenes):
+            rows["cover", scene.cover].append(row)
+            for f in scene.features:
+                rows["kind", f.kind].append(row)
+                rows["place", f.place].append(row)
+                rows["feature", f.kind, f.place].append(row)
+        return rows
+
+
+def with_article(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def images_first(num_images: int, text: str) -> str:
+    return IMAGE_TOKEN * num_images + text
+
+
+_ANSWER_FORMS = {  # what an answer about scenes looks like, whether or not it is true
+    "compare": re.compile(
+        r"Nothing changed\.|An? .+ appeared .+\.|The .+ (disappeared|grew|shrank)\.|"
+        r"The .+ moved from .+ to .+\.|The .+ became .+\."),
+    "sequence": re.compile(
+        r"Nothing changes\.|The .+ (grows|shrinks)\.|The .+ moves from .+ to .+\.|"
+        r"An? .+ appears .+ in <image_\d>( and disappears in <image_\d>)?\.|"
+        r"The .+ disappears in <image_\d>( and reappears in <image_\d>)?\.|"
+        r"The .+ becomes .+ in <image_\d>\."),
+}
+
+
+def is_answer(task: str, text: str, like: str) -> bool:
+    """Has a text the form that the true answer `like` has? Without a form: is there any text?"""
+    form = _ANSWER_FORMS.get(task)
+    if form and form.fullmatch(like):
+        return bool(form.fullmatch(text))
+    return bool(text.strip())
+
+
+# --- one image -------------------------------------------------------------------------------
+
+def describe(truth: Truth, rng: np.random.Generator, num_images: int = 1) -> Recipe:
+    """Describe one image; the answer is one of its captions."""
+    row = int(rng.integers(len(truth.scenes)))
+    captions = truth.captions[row]
+    answer = captions[rng.integers(len(captions))] if captions else None
+    return Recipe((row,), images_first(1, DESCRIBE_PROMPT), answer, "describe")
+
+
+def question(scene: Scene, rng: np.random.Generator, image: str = "") -> tuple[str, str]:
+    """A question about one scene and its answer; image is the name of the one meant, if any."""
+    of, within = (f" of {image}", f" in {image}") if image else ("", "")
+    kind_of_question = rng.choice(["what", "where", "is there", "cover", "size"],
+                                  p=[0.3, 0.25, 0.2, 0.1, 0.15])
+    features = scene.features
+    if kind_of_question == "cover":
+        return f"What is the land cover{of}?", f"{scene.cover.capitalize()}."
+    if kind_of_question == "what":
+        points = [f for f in features if f.place in PLACES]
+        free = tiny_earth.free_places(scene)
+        if points and (rng.random() < 0.7 or not free):
+            feature = points[rng.integers(len(points))]
+            return (f"What is in the {feature.place}{of}?",
+                    f"{with_article(feature.kind).capitalize()}.")
+        return f"What is in the {free[rng.integers(len(free))]}{of}?", "Nothing."
+    sized = [f for f in features if f.kind in tiny_earth.SIZED_KINDS]
+    if kind_of_question == "size" and sized:
+        feature = sized[rng.integers(len(sized))]
+        return f"How large is the {feature.kind}{within}?", SIZES[feature.size]
+    if kind_of_question == "where" and features:
+        feature = features[rng.integers(len(features))]
+        where = tiny_earth.phrase(feature).split(feature.kind + " ", 1)[1]
+        return f"Where is the {feature.kind}{within}?", f"{where.capitalize()}."
+    kinds = {f.kind for f in features}
+    if features and rng.random() < 0.5:
+        kind = features[rng.integers(len(features))].kind
+    else:
+        kind = str(rng.choice([k for k in KINDS if k not in kinds]))
+    return f"Is there {with_article(kind)}{within}?", "Yes." if kind in kinds else "No."
+
+
+def ask(truth: Truth, rng: np.random.Generator, num_images: int = 1) -> Recipe:
+    """A question about a single image: what the base model has learnt."""
+    row = int(rng.integers(len(truth.scenes)))
+    text, answer = question(truth.scenes[row], rng)
+    return Recipe((row,), images_first(1, text), answer, "ask")
+
+
+# --- several images --------------------------------------------------------------------------
+
+def refer(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
+    """A question about image k, its name before, between or after the images."""
+    rows = _distinct_rows(truth, rng, num_images)
+    k = int(rng.integers(num_images))
+    if truth.has_scenes:
+        text, answer = question(truth.scenes[rows[k]], rng, identifier(k + 1))
+    else:
+        captions = truth.captions[rows[k]]
+        text = f"Describe {identifier(k + 1)}."
+        answer = captions[rng.integers(len(captions))] if captions else None
+    before = int(rng.choice([0, num_images, rng.integers(num_images + 1)], p=[0.2, 0.6, 0.2]))
+    prompt = IMAGE_TOKEN * before + text + IMAGE_TOKEN * (num_images - before)
+    return Recipe(tuple(rows), prompt, answer, "refer")
+
+
+def select(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
+    """Which of the images fits a description that is true of exactly one of them?
+
+    From scenes: a feature, a feature at a place, a cover or a whole caption, with distractors
+    that share what the description does not decide. From captions: one of the image's captions.
+    """
+    if truth.has_scenes:
+        rows, position, text = _select_by_scene(truth, rng, num_images)
+    else:
+        rows = _distinct_rows(truth, rng, num_images)
+        position = int(rng.integers(num_images))
+        captions = truth.captions[rows[position]]
+        if not captions:
+            raise ValueError(f"row {rows[position]} has no caption: selection needs one for each "
+                             "image; add a metadata.jsonl with caption_0 to the folder")
+        text = _as_phrase(captions[rng.integers(len(captions))])
+    return Recipe(tuple(rows), images_first(num_images, f"Which image shows {text}?"),
+                  identifier(position + 1), "select")
+
+
+def compare(truth: Truth, rng: np.random.Generator, num_images: int = 2) -> Recipe:
+    """What changed between two images of one place? A fifth of the answers is "nothing".
+
+    From captions alone there is no place seen twice: the answer says what each image shows.
+    """
+    if truth.has_scenes:
+        return _compare_by_scene(truth, rng)
+    rows = _distinct_rows(truth, rng, 2)
+    if not truth.captions[rows[0]] or not truth.captions[rows[1]]:
+        return Recipe(tuple(sorted(rows)), images_first(2, COMPARE_PROMPT), None, "compare")
+    first, second = (truth.captions[r][rng.integers(len(truth.captions[r]))] for r in rows)
+    answer = f"{identifier(1)} {_as_phrase(first)}; {identifier(2)} {_as_phrase(second)}."
+    return Recipe(tuple(rows), images_first(2, "What is the difference?"), answer, "compare")
+
+
+def sequence(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
+    """What happens over several frames of one place, forwards or backwards in time?"""
+    places = [p for p in truth.places if len(p) >= num_images]
+    if not places:
+        longest = max((len(p) for p in truth.places), default=0)
+        raise ValueError(f"a sequence of {num_images} images was asked for and the longest of "
+                         f"this data set has {longest}")
+    rows = places[rng.integers(len(places))]
+    kept = np.sort(rng.choice(len(rows), num_images, replace=False))
+    rows = tuple(rows[i] for i in kept)
+    prompt = images_first(num_images, SEQUENCE_PROMPT)
+    if not truth.has_scenes:
+        return Recipe(rows, prompt, None, "sequence")
+    if rng.random() < 0.5:
+        rows = rows[::-1]
+    answer = tiny_earth.describe_sequence([truth.scenes[r] for r in rows])
+    return Recipe(rows, prompt, answer, "sequence")
+
+
+TASKS: dict[str, Callable[..., Recipe]] = {
+    "describe": describe, "ask": ask, "select": select, "compare": compare,
+    "sequence": sequence, "refer": refer}
+
+
+# --- helpers ---------------------------------------------------------------------------------
+
+def _distinct_rows(truth: Truth, rng: np.random.Generator, count: int) -> list[int]:
+    total = len(truth.scenes)
+    if total < count:
+        raise ValueError(f"a sample of {count} images was asked for and there are {total}")
+    return [int(r) for r in rng.choice(total, count, replace=False)]
+
+
+def _as_phrase(caption: str) -> str:
+    caption = caption.strip().rstrip(".?!")
+    return caption[:1].lower() + caption[1:]
+
+
+def _compare_by_scene(truth: Truth, rng: np.random.Generator) -> Recipe:
+    wants_change = rng.random() >= 0.2
+    while True:
+        rows = truth.places[rng.integers(len(truth.places))]
+        pairs = [(a, b) for i, a in enumerate(rows) for b in rows[i + 1:]
+                 if (truth.scenes[a] != truth.scenes[b]) == wants_change]
+        if pairs:
+            break
+    first, second = pairs[rng.integers(len(pairs))]
+    if rng.random() < 0.5:
+        first, second = second, first
+    answer = tiny_earth.describe_change(truth.scenes[first], truth.scenes[second])
+    return Recipe((first, second), images_first(2, COMPARE_PROMPT), answer, "compare")
+
+
+def _select_by_scene(truth: Truth, rng: np.random.Generator, num_images: int):
+    index = truth.index
+    while True:
+        target = int(rng.integers(len(truth.scenes)))
+        scene = truth.scenes[target]
+        style = rng.choice(["feature", "place", "cover", "caption"], p=[0.3, 0.35, 0.1, 0.25])
+        if style == "cover":
+            text, is_true = scene.cover, lambda s, c=scene.cover: s.cover == c
+            near = [index["kind", f.kind] for f in scene.features]
+        elif style == "caption":
+            captions = truth.captions[target]
+            text = _as_phrase(captions[rng.integers(len(captions))])
+            facts = tiny_earth.scene_facts(scene)
+            is_true = lambda s, f=facts: tiny_earth.scene_facts(s) == f  # noqa: E731
+            near = [index["cover", scene.cover]] + [
+                index["feature", f.kind, f.place] for f in scene.features]
+        elif not scene.features:
+            continue
+        else:
+            feature = scene.features[rng.integers(len(scene.features))]
+            near = [index["cover", scene.cover], index["place", feature.place]]
+            if style == "feature":
+                text = with_article(feature.kind)
+                is_true = lambda s, k=feature.kind: any(f.kind == k for f in s.features)  # noqa: E731
+            else:
+                text = tiny_earth.phrase(feature)
+                near.append(index["kind", feature.kind])
+                is_true = lambda s, k=feature.kind, p=feature.place: any(  # noqa: E731
+                    f.kind == k and f.place == p for f in s.features)
+        rows = _distractors(truth, rng, num_images - 1, near, is_true, target)
+        if rows is not None:
+            position = int(rng.integers(num_images))
+            return rows[:position] + [target] + rows[position:], position, text
+
+
+def _distractors(truth, rng, count, near, is_true, target) -> list[int] | None:
+    """Rows of which the description is false: mostly ones that share something with the target."""
+    rows: list[int] = []
+    for _ in range(200):
+        if len(rows) == count:
+            return rows
+        pool = near[rng.integers(len(near))] if near and rng.random() < 0.75 else None
+        row = int(pool[rng.integers(len(pool))] if pool else rng.integers(len(truth.scenes)))
+        if row != target and row not in rows and not is_true(truth.scenes[row]):
+            rows.append(row)
+    return None
+
+
