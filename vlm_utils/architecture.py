@@ -14,8 +14,13 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedConfig
-from transformers import PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 from transformers.utils import ModelOutput
 
 
@@ -106,7 +111,7 @@ def merge_image_embeddings(token_embeddings: Tensor, image_embeddings: Tensor,
     is_placeholder = input_ids == image_token_id                            # (batch, length)
     per_sample = is_placeholder.sum(dim=1)                                  # (batch,)
     if per_sample.sum() != num_images * tokens:
-        raise ValueError(_mismatch(per_sample.tolist(), num_images, tokens))
+        raise ValueError(mismatch_message(per_sample.tolist(), num_images, tokens))
     return token_embeddings.masked_scatter(
         is_placeholder.unsqueeze(-1),                                       # (batch, length, 1)
         image_embeddings.to(token_embeddings.dtype).reshape(-1, dim))       # (images * tokens, dim)
@@ -209,7 +214,7 @@ class MultiImageVLM(PreTrainedModel):
             placeholders = (input_ids == self.config.image_token_id).sum(dim=1)
             if placeholders.any():
                 raise ValueError(
-                    _mismatch(placeholders.tolist(), 0, self.config.tokens_per_image))
+                    mismatch_message(placeholders.tolist(), 0, self.config.tokens_per_image))
             return token_embeddings
         dtype = next(self.projector.parameters()).dtype
         image_embeddings = self.projector(image_features.to(dtype))
@@ -278,7 +283,7 @@ def _as_config(config, default_type: str) -> PreTrainedConfig:
     return AutoConfig.for_model(settings.pop("model_type", default_type), **settings)
 
 
-def _mismatch(placeholders: list[int], num_images: int, tokens: int) -> str:
+def mismatch_message(placeholders: list[int], num_images: int, tokens: int) -> str:
     """Name the first sample at which placeholders and images part."""
     found = f"the prompts hold {sum(placeholders)} placeholder tokens = {tokens} x " \
             f"{sum(placeholders) / tokens:g} images, but {num_images} images were given"

@@ -1,8 +1,9 @@
 """The embedded models, trained from nothing: `python -m vlm_utils.base_model`.
 
-The course starts from a model of single images, as the real one starts from a captioner and a
-language model. This trains it on the embedded training split and writes it, with its figures on
-the test split, to data/tiny_vlm_base/.
+The course starts from a model of single images, as the real one starts from a captioner. Its
+vision encoder is pretrained first (`vision_pretraining.py`) and frozen; projector and language
+model then learn captions and questions about one image. Everything comes from the embedded
+training split; the weights go to data/tiny_vlm_base/, with their figures on the test split.
 """
 
 from __future__ import annotations
@@ -16,20 +17,29 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, PreTrainedTokenizerFast, ViTConfig, ViTImageProcessorPil
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    ViTImageProcessorPil,
+    ViTModel,
+)
 
 from vlm_utils import tasks, tiny_earth
-from vlm_utils.architecture import MultiImageVLM, MultiImageVLMConfig
+from vlm_utils.architecture import MultiImageVLM
 from vlm_utils.datasets import ImageTable, TaskDataset, build_recipes, load_image_table
 from vlm_utils.processor import MultiImageProcessor, special_tokens
 from vlm_utils.profiles import get_device, get_profile
-from vlm_utils.training import TrainingSettings, train
+from vlm_utils.training import TrainingSettings, encode_table, train
+from vlm_utils.vision_pretraining import PATCH, SIDE, pretrain_encoder
 
 VOCABULARY = 1024
 MAX_LENGTH = 512
-SETTINGS = TrainingSettings(steps=4000, batch_size=64, learning_rate=2e-3, warmup_steps=300,
+ENCODER_STEPS = 2500
+SETTINGS = TrainingSettings(steps=7000, batch_size=64, learning_rate=2e-3, warmup_steps=200,
                             weight_decay=0.05)
-MIXTURE = {"describe 1": 100_000, "ask 1": 160_000}
+MIXTURE = {"describe 1": 60_000, "ask 1": 120_000}
+INVENTORIES = 4  # how often each image is listed: nothing teaches more facts a token
 
 
 class PixelTable:
@@ -37,8 +47,6 @@ class PixelTable:
 
     table[[3, 5]] is (2, 3, height, width), float32.
     """
-
-    key = "pixel_values"
 
     def __init__(self, table: ImageTable, processor: MultiImageProcessor):
         pictures = [np.asarray(table.image(row)) for row in range(len(table))]
@@ -67,21 +75,18 @@ def make_tokenizer(texts: list[str], max_images: int) -> PreTrainedTokenizerFast
     return tokenizer
 
 
-def new_model(processor: MultiImageProcessor, merge_factor: int) -> MultiImageVLM:
-    """The tiny architecture with random weights."""
+def join(encoder: ViTModel, processor: MultiImageProcessor, merge_factor: int) -> MultiImageVLM:
+    """The pretrained encoder and a new 3-layer Llama, joined by a new projector."""
     tokenizer = processor.tokenizer
-    vision = ViTConfig(hidden_size=96, num_hidden_layers=3, num_attention_heads=4,
-                       intermediate_size=384, image_size=64, patch_size=16)
-    text = LlamaConfig(
+    config = LlamaConfig(
         hidden_size=128, num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
         intermediate_size=256, vocab_size=len(tokenizer), tie_word_embeddings=True,
         max_position_embeddings=MAX_LENGTH, bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    model = MultiImageVLM(MultiImageVLMConfig(
-        vision, text, image_token_id=processor.image_token_id, merge_factor=merge_factor,
-        max_images=processor.max_images))
-    model.projector.match_scale(model.get_input_embeddings().weight)
-    return model
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        initializer_range=0.06)
+    return MultiImageVLM.from_parts(
+        encoder, LlamaForCausalLM(config), image_token_id=processor.image_token_id,
+        merge_factor=merge_factor, max_images=processor.max_images)
 
 
 def course_texts(table: ImageTable) -> list[str]:
@@ -89,6 +94,7 @@ def course_texts(table: ImageTable) -> list[str]:
     mixture = {"ask 1": 3000, "describe 1": 6000, "compare 2": 3000, "sequence 2-8": 3000,
                "select 3": 3000, "refer 3": 2000}
     recipes = build_recipes(table.truth, mixture, seed=7)
+    recipes += [tasks.inventory(table.truth, row) for row in range(2000)]
     return [text for r in recipes for text in (r.prompt.replace(tasks.IMAGE_TOKEN, "") + "\n",
                                                r.answer)]
 
@@ -118,34 +124,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the single-image base model.")
     parser.add_argument("--output", type=Path, default=tiny_earth.data_folder() / "tiny_vlm_base")
     parser.add_argument("--steps", type=int, default=SETTINGS.steps)
+    parser.add_argument("--encoder-steps", type=int, default=ENCODER_STEPS)
     options = parser.parse_args()
     profile = get_profile("tiny")
     settings = TrainingSettings(**(vars(SETTINGS) | {"steps": options.steps}))
     started = time.perf_counter()
     table = load_image_table(profile, "train")
     tokenizer = make_tokenizer(course_texts(table), profile.max_images)
-    side = 64
-    picture = ViTImageProcessorPil(size={"height": side, "width": side})
-    tokens = (side // 16 // profile.merge_factor) ** 2
+    picture = ViTImageProcessorPil(size={"height": SIDE, "width": SIDE})
+    tokens = (SIDE // PATCH // profile.merge_factor) ** 2
     processor = MultiImageProcessor(tokenizer, picture, tokens, profile.max_images,
                                     max_length=MAX_LENGTH)
-    torch.manual_seed(settings.seed)
-    model = new_model(processor, profile.merge_factor).to(get_device())
-    dataset = TaskDataset(table, build_recipes(table.truth, MIXTURE, seed=0),
-                          PixelTable(table, processor))
+    encoder = pretrain_encoder(PixelTable(table, processor), table.truth.scenes,
+                               options.encoder_steps, seed=settings.seed)
+    torch.manual_seed(settings.seed)  # the language model is the same whatever went before
+    model = join(encoder, processor, profile.merge_factor).freeze_vision_encoder()
+    model.to(get_device())
+    recipes = build_recipes(table.truth, MIXTURE, seed=0)
+    recipes += INVENTORIES * [tasks.inventory(table.truth, row) for row in range(len(table))]
+    dataset = TaskDataset(table, recipes, encode_table(table, model, processor))
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(table):,} images, "
-          f"{len(dataset):,} samples, {time.perf_counter() - started:.0f} s to prepare", flush=True)
+          f"{len(dataset):,} samples, {time.perf_counter() - started:.0f} s so far", flush=True)
+
+    losses: list[float] = []
 
     def report(row: dict) -> None:
+        losses.append(row["loss"])
         if row["step"] % 200 == 0:
-            print(f"step {row['step']:5d}  loss {row['loss']:.3f}  {row['seconds']:.0f} s",
-                  flush=True)
+            print(f"step {row['step']:5d}  loss {np.mean(losses[-200:]):.3f}  "
+                  f"{row['seconds']:.0f} s", flush=True)
 
     train(model, dataset, processor, settings, on_step=report)
     trained = time.perf_counter() - started
     figures = score(model, processor, load_image_table(profile, "test"))
-    figures |= {"split": "test", "steps": settings.steps, "minutes": round(trained / 60, 1),
-                "parameters": sum(p.numel() for p in model.parameters())}
+    figures |= {"split": "test", "encoder_steps": options.encoder_steps, "steps": settings.steps,
+                "minutes": round(trained / 60, 1), "parameters": sum(p.numel() for p in model.parameters())}
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)
     (options.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")

@@ -83,13 +83,20 @@ class TaskDataset(torch.utils.data.Dataset):
         return TaskDataset(self.table, kept, self.features)
 
 
-def load_image_table(profile: Profile, split: str) -> ImageTable:
-    """The images of a split: the user's (VLM_IMAGES), else those of the profile."""
+def load_image_table(profile: Profile, split: str, with_truth: bool = False) -> ImageTable:
+    """The images of a split: the user's (VLM_IMAGES), else those of the profile.
+
+    with_truth: only images of which something is known, to train and to measure on: for a folder
+    without captions, those of the profile instead.
+    """
     if split not in ("train", "validation", "test"):
         raise ValueError(f"split is train, validation or test, not {split!r}")
     folder = image_folder()
     if folder is not None:
-        return _folder_table(folder, split)
+        table = _folder_table(folder, split)
+        if table.truth.has_captions or not with_truth:
+            return table
+        print(f"{folder.name} has no captions: training and measuring use the profile's images")
     if profile.dataset is not None:
         return _captioned_table(images.load_hub_images(profile.dataset, split), split)
     return _tiny_earth_table(split)

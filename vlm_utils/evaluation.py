@@ -119,13 +119,19 @@ def blind(dataset: TaskDataset) -> TaskDataset:
 
 
 def shuffled(dataset: TaskDataset, seed: int = 0) -> TaskDataset:
-    """The images of another sample of the same task and number of images; answers stay."""
+    """The images of another sample of the same task and number of images; answers stay.
+
+    Raises ValueError where a sample is the only one of its task and number of images.
+    """
     rng = np.random.default_rng(seed)
     recipes = list(dataset.recipes)
     groups: dict[tuple, list[int]] = {}
     for i, recipe in enumerate(recipes):
         groups.setdefault((recipe.task, len(recipe.rows)), []).append(i)
-    for members in groups.values():
+    for (task, num_images), members in groups.items():
+        if len(members) == 1:
+            raise ValueError(f"the only sample of {task!r} with {num_images} images: there is no "
+                             "other to take images from")
         turned = rng.permutation(members)
         for i, j in zip(turned, np.roll(turned, 1), strict=True):
             recipes[i] = replace(dataset.recipes[i], rows=dataset.recipes[j].rows)

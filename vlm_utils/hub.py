@@ -1,7 +1,8 @@
-"""Files of the Hugging Face hub: from the local cache, else from the network, else a clear error."""
+"""Files of the Hugging Face hub: from the local cache, else the network, else a clear error."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from vlm_utils.profiles import HubRepository, Profile
@@ -28,16 +29,35 @@ def fetch(repository: HubRepository) -> Path:
     cached = in_cache(repository)
     if cached is not None:
         return cached
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
     try:
-        return Path(snapshot_download(
+        # Asked once first: without a network, a download keeps trying for half a minute.
+        HfApi().repo_info(repository.repo_id, revision=repository.revision,
+                          repo_type=repository.repo_type, timeout=10)
+        folder = Path(snapshot_download(
             repository.repo_id, revision=repository.revision, repo_type=repository.repo_type,
             allow_patterns=list(repository.patterns)))
+        if not is_whole(repository, folder):  # the network went away in between
+            raise FileNotFoundError(folder)
+        return folder
     except Exception as error:
         raise MissingFiles(
             f"{repository.repo_type} {repository.repo_id} (revision {repository.revision[:12]}) is "
             f"not in the local cache, and the hub cannot be reached ({type(error).__name__}). "
             f"With a network, run:  {PREFETCH}") from error
+
+
+def fetch_all(wanted: list[HubRepository]) -> list[Path]:
+    """Folders of several repositories. Raises MissingFiles naming all that are missing at once."""
+    folders, missing = [], []
+    for repository in wanted:
+        try:
+            folders.append(fetch(repository))
+        except MissingFiles as error:
+            missing.append(str(error))
+    if missing:
+        raise MissingFiles("\n".join(missing))
+    return folders
 
 
 def in_cache(repository: HubRepository) -> Path | None:
@@ -54,11 +74,19 @@ def in_cache(repository: HubRepository) -> Path | None:
 
 
 def is_whole(repository: HubRepository, folder: Path) -> bool:
-    """Weights and configuration, or a data file of each split, are all there."""
+    """Weights, configuration and tokenizer or preprocessing, or all data files of each split."""
     if repository.repo_type == "dataset":
-        return all(list(folder.glob(f"data/{split}-*.parquet"))
-                   for split in ("train", "validation", "test"))
-    return (folder / "config.json").is_file() and bool(list(folder.glob("*.safetensors")))
+        return all(_has_all_files(folder, split) for split in ("train", "validation", "test"))
+    reads = (folder / name for name in ("tokenizer.json", "preprocessor_config.json"))
+    return ((folder / "config.json").is_file() and bool(list(folder.glob("*.safetensors")))
+            and any(file.is_file() for file in reads))
+
+
+def _has_all_files(folder: Path, split: str) -> bool:
+    """Are there as many data files as their names, train-00000-of-00002, say?"""
+    files = [file.name for file in folder.glob(f"data/{split}-*.parquet")]
+    total = re.search(r"-of-(\d+)", files[0]) if files else None
+    return bool(files) and (total is None or len(files) == int(total[1]))
 
 
 def prefetch(profile: Profile) -> int:

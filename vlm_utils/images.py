@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,22 +35,22 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
                 _check_size(picture, name)
                 picture.load()
                 return as_rgb(picture, name)
-        except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
-            if isinstance(error, Image.DecompressionBombError):
-                raise ValueError(f"{name}: {error}: save it smaller") from error
-            if isinstance(error, UnidentifiedImageError):
-                raise ValueError(f"{name}: is no image that can be read") from error
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{name}: is no image that can be read") from error
+        except Image.DecompressionBombError as error:
+            raise ValueError(f"{name}: {error}: save it smaller") from error
+        except (OSError, SyntaxError) as error:
             raise ValueError(f"{name}: is damaged or cut short ({error})") from error
 
 
 def as_rgb(picture: Image.Image, name: str = "image") -> Image.Image:
     """A PIL image of any mode as upright RGB. Raises ValueError for an animation."""
-    if picture.mode == "RGB" and not picture.getexif():
-        return picture
     # A multi-picture JPEG (MPO), as some cameras write it, is one photograph with a preview.
     if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
         raise ValueError(f"{name}: is an animation of {picture.n_frames} frames: save the frames "
                          "you mean as single images, in a folder of their own for a sequence")
+    if picture.mode == "RGB" and not picture.getexif() and not picture.has_transparency_data:
+        return picture
     picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I") or picture.mode == "F":     # 16 or 32 bits of grey
         values = np.asarray(picture, dtype=np.float64)
@@ -74,13 +76,24 @@ def load_image_folder(folder: str | Path):
     rows = _metadata(folder)
     if rows is None:
         files = sorted((f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES),
-                       key=lambda f: (len(f.stem), f.stem) if f.stem.isdigit() else (0, f.name))
+                       key=_as_people_count)
         if not files:
             raise ValueError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
         rows = [{"image": str(f)} for f in files]
     for row in rows:
         open_image(row["image"])
-    return Dataset.from_list(rows).cast_column("image", ImageFeature())
+    dataset = Dataset.from_list(rows)
+    # What is computed from these images is kept under this name: other files, another name.
+    files = [Path(row["image"]) for row in rows]
+    states = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+    dataset._fingerprint = hashlib.sha256(repr((rows, states)).encode()).hexdigest()[:16]
+    return dataset.cast_column("image", ImageFeature())
+
+
+def _as_people_count(file: Path) -> list:
+    """A key that sorts frame_2 before frame_10: text and numbers in turn."""
+    parts = re.split(r"(\d+)", file.name)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def load_hub_images(repository: HubRepository, split: str):
@@ -113,11 +126,12 @@ def _metadata(folder: Path) -> list[dict] | None:
         return None
     if not rows:
         raise ValueError(f"{lines if lines.is_file() else csv}: names no image")
+    for where, row in rows:
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+            raise ValueError(f"{where}: has no file_name")
     columns = [f"caption_{i}" for i in range(5)]
     found = []
     for where, row in rows:
-        if not isinstance(row, dict) or not row.get("file_name"):
-            raise ValueError(f"{where}: has no file_name")
         path = folder / row["file_name"]
         if not path.is_file():
             raise ValueError(f"{where}: names {row['file_name']}, which is not in {folder}")

@@ -110,7 +110,7 @@ def question(scene: Scene, rng: np.random.Generator, image: str = "") -> tuple[s
     """A question about one scene and its answer; image is the name of the one meant, if any."""
     of, within = (f" of {image}", f" in {image}") if image else ("", "")
     kind_of_question = rng.choice(["what", "where", "is there", "cover", "size"],
-                                  p=[0.3, 0.25, 0.2, 0.1, 0.15])
+                                  p=[0.25, 0.25, 0.15, 0.1, 0.25])
     features = scene.features
     if kind_of_question == "cover":
         return f"What is the land cover{of}?", f"{scene.cover.capitalize()}."
@@ -119,17 +119,17 @@ def question(scene: Scene, rng: np.random.Generator, image: str = "") -> tuple[s
         free = tiny_earth.free_places(scene)
         if points and (rng.random() < 0.7 or not free):
             feature = points[rng.integers(len(points))]
-            return (f"What is in the {feature.place}{of}?",
+            return (f"What is {tiny_earth.where(feature.place)}{of}?",
                     f"{with_article(feature.kind).capitalize()}.")
-        return f"What is in the {free[rng.integers(len(free))]}{of}?", "Nothing."
+        return f"What is {tiny_earth.where(free[rng.integers(len(free))])}{of}?", "Nothing."
     sized = [f for f in features if f.kind in tiny_earth.SIZED_KINDS]
     if kind_of_question == "size" and sized:
         feature = sized[rng.integers(len(sized))]
         return f"How large is the {feature.kind}{within}?", SIZES[feature.size]
     if kind_of_question == "where" and features:
         feature = features[rng.integers(len(features))]
-        where = tiny_earth.phrase(feature).split(feature.kind + " ", 1)[1]
-        return f"Where is the {feature.kind}{within}?", f"{where.capitalize()}."
+        return (f"Where is the {feature.kind}{within}?",
+                f"{tiny_earth.where(feature.place).capitalize()}.")
     kinds = {f.kind for f in features}
     if features and rng.random() < 0.5:
         kind = features[rng.integers(len(features))].kind
@@ -143,6 +143,15 @@ def ask(truth: Truth, rng: np.random.Generator, num_images: int = 1) -> Recipe:
     row = int(rng.integers(len(truth.scenes)))
     text, answer = question(truth.scenes[row], rng)
     return Recipe((row,), images_first(1, text), answer, "ask")
+
+
+def inventory(truth: Truth, row: int) -> Recipe:
+    """Everything in one scene with its size: what captions do not say, but a change may be."""
+    scene = truth.scenes[row]
+    things = [f"{SIZES[f.size][:-1].lower()} {f.kind} {tiny_earth.where(f.place)}"
+              for f in scene.features]
+    answer = f"{scene.cover.capitalize()}: {', '.join(things) or 'nothing else'}."
+    return Recipe((row,), images_first(1, "List everything."), answer, "inventory")
 
 
 # --- several images --------------------------------------------------------------------------

@@ -126,7 +126,15 @@ def sample_scene(rng: np.random.Generator) -> Scene:
 
 def phrase(feature: Feature) -> str:
     """A feature with its place: "a lake in the top left", "a river across the top"."""
-    return f"{_article(feature.kind)} {feature.kind} {_where(feature.place)}"
+    return f"{_article(feature.kind)} {feature.kind} {where(feature.place)}"
+
+
+def where(place: str) -> str:
+    """A place with its preposition: "in the top left", "on the right", "across the top"."""
+    if place in LINE_PLACES:
+        return place
+    return {"top": "at the top", "bottom": "at the bottom", "left": "on the left",
+            "right": "on the right"}.get(place, f"in the {place}")
 
 
 def captions(scene: Scene) -> list[str]:
@@ -139,7 +147,7 @@ def captions(scene: Scene) -> list[str]:
                 f"Seen from above, {cover} reaches from edge to edge.",
                 f"Cover: {cover}. Landmarks: none."]
     phrases = [phrase(feature) for feature in scene.features]
-    placed = [f"{_where(feature.place)} {_article(feature.kind)} {feature.kind}"
+    placed = [f"{where(feature.place)} {_article(feature.kind)} {feature.kind}"
               for feature in scene.features]
     listed = [f"{feature.kind}, {feature.place}" for feature in scene.features]
     sentence = _join(phrases)
@@ -186,7 +194,7 @@ def describe_change(before: Scene, after: Scene) -> str:
     for old, new in _timelines([before, after]):
         if old is None:
             article = _article(new.kind).capitalize()
-            changes.append(f"{article} {new.kind} appeared {_where(new.place)}.")
+            changes.append(f"{article} {new.kind} appeared {where(new.place)}.")
         elif new is None:
             changes.append(f"{_name(old)} disappeared.")
         else:
@@ -533,19 +541,12 @@ def _article(noun):
     return "an" if noun[0] in "aeiou" else "a"
 
 
-def _where(place):
-    if place in LINE_PLACES:
-        return place
-    return {"top": "at the top", "bottom": "at the bottom", "left": "on the left",
-            "right": "on the right"}.get(place, f"in the {place}")
-
-
 def _join(parts):
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def _name(feature):
-    return f"The {feature.kind} {_where(feature.place)}"
+    return f"The {feature.kind} {where(feature.place)}"
 
 
 def _way(first, last):
@@ -587,7 +588,7 @@ def _happening(timeline):
     if None in states:
         feature = next(state for state in states if state)
         later = [_image(start) for start in starts[1:]]
-        somewhere = f"{_article(kind).capitalize()} {kind} appears {_where(feature.place)}"
+        somewhere = f"{_article(kind).capitalize()} {kind} appears {where(feature.place)}"
         if states == [None, feature]:
             return f"{somewhere} in {later[0]}."
         if states == [None, feature, None]:

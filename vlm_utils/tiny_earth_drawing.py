@@ -16,10 +16,10 @@ PLACES = ("top left", "top", "top right", "left", "center", "right",
           "bottom left", "bottom", "bottom right")
 LINE_PLACES = ("across the top", "across the middle", "across the bottom",
                "down the left", "down the middle", "down the right")
-RADII = {1: 4.0, 2: 7.0, 3: 10.0}  # pixels, by size; a cell is 21 pixels wide
+RADII = {1: 5.0, 2: 7.5, 3: 10.0}  # pixels, by size; a cell is 21 pixels wide
 
 ROWS, COLUMNS = np.mgrid[0:SIDE, 0:SIDE] + 0.5  # the centre of each pixel
-LAKE_BLUE, RIVER_BLUE = (38, 104, 190), (52, 122, 200)
+LAKE_BLUE, RIVER_BLUE = (30, 118, 208), (52, 122, 200)
 
 
 def render(scene, place_seed: int, light_seed: int) -> np.ndarray:
@@ -197,7 +197,7 @@ def _lake(rng, x, y, radius):
 
 def _town(rng, x, y, radius):
     edge = _outline(rng, x, y, 0.25)
-    roofs = np.array([(196, 58, 42), (240, 236, 228), (96, 94, 104), (212, 104, 66)])
+    roofs = np.array([(200, 48, 36), (236, 228, 218), (172, 40, 34), (218, 78, 56)])
     homes = roofs[rng.integers(len(roofs), size=(12, 12))]
     distance = np.hypot(x, y) - radius * edge
     yield _inside(distance), (206, 200, 192)  # streets
@@ -231,10 +231,10 @@ def _clearing(rng, x, y, radius):
     across, down = _turned(x, y, rng.uniform(-0.3, 0.3))
     soil = _noise(rng, 14)
     distance = (across ** 6 + down ** 6) ** (1 / 6) - 0.92 * radius
-    yield _inside(distance), (104, 70, 42)
-    yield _inside(distance + 1), _colours((150, 104, 62), (188, 140, 90), 0.5 + 0.5 * soil)
+    yield _inside(distance), (134, 106, 64)
+    yield _inside(distance + 1), _colours((194, 166, 114), (228, 204, 152), 0.5 + 0.5 * soil)
     trails = np.abs((down + radius) % 5 - 2.5) - 0.4
-    yield 0.5 * _inside(distance + 1.5) * _inside(trails), (118, 78, 46)
+    yield 0.5 * _inside(distance + 1.5) * _inside(trails), (150, 118, 72)
 
 
 def _quarry(rng, x, y, radius):
@@ -252,7 +252,7 @@ def _solar_farm(rng, x, y, radius):
     yield _inside(field), (206, 208, 206)
     rows = np.abs((down + 1.5) % 4 - 1.5) - 1.4
     tables = np.abs(across % 8 - 4) - 3.6
-    yield _inside(field + 0.8) * _inside(rows) * _inside(tables), (22, 32, 92)
+    yield _inside(field + 0.8) * _inside(rows) * _inside(tables), (18, 24, 84)
 
 
 def _airport(rng, x, y, radius):

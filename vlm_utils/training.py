@@ -104,7 +104,7 @@ def encode_table(table: ImageTable, model: MultiImageVLM, processor: MultiImageP
         return {"features": features.half().cpu().numpy().reshape(len(rows), -1)}
 
     encoded = table.dataset.map(
-        lambda _, rows: encode(rows), with_indices=True, batched=True, batch_size=batch_size,
+        encode, with_indices=True, batched=True, batch_size=batch_size,
         remove_columns=table.dataset.column_names, input_columns=[], new_fingerprint=name,
         features=Features({"features": List(Value("float16"), length=width)}),
         cache_file_name=str(folder / f"{name}.arrow"), desc=f"encoding {table.name}")

@@ -1,0 +1,30 @@
+# The course in four commands. Each installs what it needs on its first run, and only then.
+# PYTHON chooses the interpreter (3.10 or newer).
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: course test lab notebooks clean
+
+course: $(READY)  ## execute the six lessons, write HTML pages under build/
+	$(BIN)/python -m vlm_utils course
+
+test: $(READY)  ## unit tests, and every notebook under nbval
+	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=900 tests notebooks
+
+lab: $(READY)  ## open JupyterLab on lesson 01
+	$(BIN)/python -m jupyter lab notebooks/01_architecture.ipynb
+
+notebooks: $(READY)  ## for authors: fill the marked cells, execute, store the outputs
+	$(BIN)/python -m vlm_utils sync
+	$(BIN)/python -m vlm_utils course --write
+
+clean:  ## remove what the commands above have made
+	rm -rf $(VENV) build
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $(READY)

@@ -1,0 +1,237 @@
+"""The repository itself: versions in one place, arrows one way, nothing of one machine."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import REPOSITORY
+
+from vlm_utils import profiles
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # what pytest itself brings along
+    import tomli as tomllib
+
+LESSONS = ("architecture", "datasets", "collate", "training", "evaluation", "memory")
+SUPPORT = ("profiles", "tiny_earth", "tiny_earth_drawing", "plots", "images", "hub", "processor",
+           "tasks")
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def package_name(requirement: str) -> str:
+    """The name in a requirement, as package indexes compare names."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9._-]+", requirement)[0]).lower()
+
+
+def constraints() -> dict[str, str]:
+    lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [line for line in lines if line.strip() and not line.startswith("#")]
+    return {package_name(line): line for line in pinned}
+
+
+# --- installing --------------------------------------------------------------------------------
+
+def test_conda_gives_python_and_pip_and_pip_the_project_with_its_constraints():
+    text = (REPOSITORY / "environment.yml").read_text(encoding="utf-8")
+    environment = yaml.safe_load(text)
+    *conda, last = environment["dependencies"]
+    assert conda == ["python", "pip"]
+    lines = last["pip"]
+    assert any(re.fullmatch(r"(-c|--constraint) constraints\.txt", line) for line in lines)
+    assert any(re.fullmatch(r"(-e|--editable) \.(\[test\])?", line) for line in lines)
+    assert len(lines) == 2
+    assert not re.search(r"\d", yaml.dump(environment)), "a version stands in environment.yml"
+
+
+def test_constraints_pin_every_dependency_and_no_cuda_package():
+    pinned = constraints()
+    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    assert [name for name in map(package_name, wanted) if name not in pinned] == []
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pinned.values())
+    assert [n for n in pinned if re.search("nvidia|cuda|triton|cudnn|cublas", n)] == []
+
+
+def test_dependencies_have_lower_bounds_that_the_constraints_keep():
+    from packaging.requirements import Requirement
+    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
+        requirement = Requirement(text)
+        assert [s.operator for s in requirement.specifier] == [">="], text
+        version = constraints()[package_name(text)].split("==")[1]
+        assert requirement.specifier.contains(version, prereleases=True), text
+    assert PROJECT["requires-python"] == ">=3.10"
+
+
+def test_every_import_of_the_package_is_a_dependency():
+    """What is only there because something else brings it may be gone tomorrow."""
+    names = {"PIL": "pillow", "IPython": "jupyterlab", "huggingface_hub": "transformers",
+             "safetensors": "transformers", "nbformat": "nbval", "nbclient": "jupyterlab",
+             "nbconvert": "jupyterlab", "tqdm": "datasets", "pyarrow": "datasets",
+             "tokenizers": "transformers"}
+    declared = {package_name(text) for text in PROJECT["dependencies"]}
+    used = {name.split(".")[0] for path in modules().values() for name in imports(path)}
+    foreign = used - set(sys.stdlib_module_names) - {"vlm_utils"}
+    assert {n for n in foreign if names.get(n, n).lower() not in declared} == set()
+
+
+def check_workflows(*paths: Path) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows",
+         *map(str, paths)], capture_output=True, text=True)
+
+
+def test_workflows_follow_the_published_schema():
+    paths = list((REPOSITORY / ".github" / "workflows").glob("*.y*ml"))
+    assert len(paths) >= 2
+    done = check_workflows(*paths)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_schema_finds_a_mistake(tmp_path):
+    """Else the test above could pass without looking."""
+    wrong = tmp_path / "wrong.yml"
+    wrong.write_text("on: push\njobs:\n  test:\n    runs_on: ubuntu-latest\n")
+    done = check_workflows(wrong)
+    assert done.returncode != 0 and "runs_on" in done.stdout + done.stderr
+
+
+def test_lessons_run_on_three_systems_and_a_gpu():
+    found = [yaml.safe_load(path.read_text(encoding="utf-8"))
+             for path in (REPOSITORY / ".github" / "workflows").glob("*.y*ml")]
+    jobs = [job for workflow in found for job in workflow["jobs"].values()]
+    systems = {system for job in jobs
+               for system in job.get("strategy", {}).get("matrix", {}).get("os", [])}
+    assert {name.split("-")[0] for name in systems} == {"ubuntu", "macos", "windows"}
+    assert any("self-hosted" in job["runs-on"] and "gpu" in job["runs-on"] for job in jobs)
+    for job in jobs:
+        assert job["env"]["VLM_PROFILE"] == "tiny"
+        assert any("nbval" in step.get("run", "") for step in job["steps"])
+
+
+def test_ci_runs_the_command_of_the_readme():
+    script = REPOSITORY / ".ci" / "run"
+    assert re.search(r"^(exec )?make test$", script.read_text(encoding="utf-8"), re.M)
+    if os.name == "posix":
+        assert os.access(script, os.X_OK)
+    makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
+    for target in ("course", "test", "lab"):
+        assert re.search(rf"^{target}:", makefile, re.M)
+
+
+# --- modules -----------------------------------------------------------------------------------
+
+def modules() -> dict[str, Path]:
+    return {path.stem: path for path in (REPOSITORY / "vlm_utils").glob("*.py")}
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name}: a relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def siblings(path: Path) -> set[str]:
+    """The modules of this package that a file imports."""
+    return {name.split(".")[1] for name in imports(path)
+            if name.startswith("vlm_utils.")} & set(modules())
+
+
+@pytest.mark.parametrize("lesson", LESSONS)
+def test_no_lesson_imports_a_later_one(lesson):
+    later = set(LESSONS[LESSONS.index(lesson) + 1:])
+    assert siblings(modules()[lesson]) & later == set()
+
+
+@pytest.mark.parametrize("support", SUPPORT)
+def test_no_support_module_imports_a_lesson(support):
+    assert siblings(modules()[support]) & set(LESSONS) == set()
+
+
+def test_imports_are_read_from_the_source():
+    """The two tests above see what there is to see."""
+    assert {"datasets", "processor"} <= siblings(modules()["collate"])
+    assert "hub" in siblings(modules()["images"])        # imported inside a function
+
+
+def test_the_package_is_light_to_import():
+    """The command line and the profiles answer at once, without torch."""
+    code = "import sys, vlm_utils, vlm_utils.profiles; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=REPOSITORY)
+
+
+# --- nothing of one machine --------------------------------------------------------------------
+
+def tracked_texts() -> list[Path]:
+    try:
+        listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+                                cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("no git, or no clone: which files belong to the project is not known")
+    suffixes = {".py", ".md", ".ipynb", ".toml", ".yml", ".yaml", ".txt", ".json", ""}
+    paths = [REPOSITORY / name for name in listed.stdout.splitlines()]
+    return [path for path in paths if path.suffix in suffixes and path.is_file()]
+
+
+def test_no_file_holds_a_path_of_a_home_directory():
+    pattern = re.compile(r"/(root|home|Users)/" + r"\w")
+    found = [f"{path.relative_to(REPOSITORY)}: {line.strip()[:80]}" for path in tracked_texts()
+             for line in path.read_text(encoding="utf-8").splitlines() if pattern.search(line)]
+    assert found == []
+
+
+def test_the_top_level_holds_what_was_agreed():
+    tops = {path.relative_to(REPOSITORY).parts[0] for path in tracked_texts()}
+    assert tops <= {"notebooks", "vlm_utils", "data", "tests", "environment.yml", "README.md",
+                    "pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "CONTRIBUTING.md",
+                    ".ci", ".github", ".gitignore", ".gitattributes"}
+
+
+# --- settings ----------------------------------------------------------------------------------
+
+def test_the_environment_chooses_the_profile(monkeypatch):
+    assert profiles.get_profile().name == "tiny"
+    monkeypatch.setenv("VLM_PROFILE", "full")
+    assert profiles.get_profile().name == "full"
+    assert profiles.get_profile("tiny").name == "tiny"
+
+
+def test_an_unknown_profile_is_refused_and_the_known_ones_named(monkeypatch):
+    monkeypatch.setenv("VLM_PROFILE", "huge")
+    with pytest.raises(ValueError, match=r"unknown profile 'huge': .*\['tiny', 'full'\]"):
+        profiles.get_profile()
+
+
+def test_images_from_no_folder_are_refused(monkeypatch, tmp_path):
+    assert profiles.image_folder() is None
+    monkeypatch.setenv("VLM_IMAGES", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match="VLM_IMAGES names .*gone, which is no folder"):
+        profiles.image_folder()
+    monkeypatch.setenv("VLM_IMAGES", str(tmp_path))
+    assert profiles.image_folder() == tmp_path.resolve()
+
+
+def test_profiles_write_into_folders_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setenv("VLM_OUTPUT", str(tmp_path))
+    assert profiles.output_folder() == tmp_path / "tiny"
+    monkeypatch.setenv("VLM_PROFILE", "full")
+    assert profiles.output_folder() == tmp_path / "full"
+
+
+def test_a_lesson_says_what_runs(capsys, monkeypatch, tmp_path):
+    profiles.announce(profiles.get_profile())
+    said = capsys.readouterr().out
+    assert "profile: tiny" in said and re.search(r"device:  (cpu|cuda|mps)", said)
+    monkeypatch.setenv("VLM_IMAGES", str(tmp_path))
+    profiles.announce(profiles.get_profile())
+    assert f"images:  {tmp_path.name}" in capsys.readouterr().out

@@ -1,0 +1,222 @@
+"""The full profile, from a cache in the hub's own layout; without one, a clear message."""
+
+import socket
+from dataclasses import replace
+
+import datasets
+import huggingface_hub
+import pytest
+import torch
+from conftest import (
+    SMALL_VIT,
+    TEXTS,
+    filled_tokenizer,
+    into_hub_cache,
+    plain_tokenizer,
+    small_llama,
+    write_flickr,
+    write_parts,
+)
+from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTForImageClassification
+
+from vlm_utils import hub
+from vlm_utils.architecture import count_parameters
+from vlm_utils.collate import collate_multi_image
+from vlm_utils.datasets import Sample, build_tasks, load_image_table
+from vlm_utils.loading import load_base_model, load_checkpoint
+from vlm_utils.profiles import get_profile
+from vlm_utils.training import TrainingSettings, encode_table, train
+
+FULL = get_profile("full")
+ROWS = {"train": 12, "validation": 3, "test": 4}
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """An empty cache of the hub, in place of the user's own."""
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    monkeypatch.setenv("VLM_PROFILE", "full")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    return folder
+
+
+@pytest.fixture
+def attempts(monkeypatch):
+    """No network: every attempt to reach it fails at once, and is written down here."""
+    made = []
+
+    def refuse(*arguments, **_):
+        made.append(arguments)
+        raise socket.gaierror("no network in this test")
+
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return made
+
+
+@pytest.fixture
+def filled(cache):
+    """The cache with small models of the same architecture and a few rows of the same schema."""
+    torch.manual_seed(0)
+    tokenizer = plain_tokenizer(TEXTS)
+    vision = ViTForImageClassification(ViTConfig(**SMALL_VIT))
+    language = small_llama(tokenizer, pad_token_id=None)
+    write_parts(cache, FULL, vision, language, tokenizer)
+    write_flickr(into_hub_cache(cache, FULL.dataset), ROWS)
+    return vision, language
+
+
+def snapshot(cache, repository):
+    return next(cache.glob(f"*{repository.repo_id.replace('/', '--')}/snapshots/*"))
+
+
+# --- with a cache ------------------------------------------------------------------------------
+
+def test_the_pinned_repositories():
+    """The revisions of the issue this course was built from."""
+    assert [(r.repo_id, r.revision) for r in hub.repositories(FULL)[:2]] == [
+        ("google/vit-base-patch16-224", "3f49326eb077187dfe1c2a2bb15fbd74e6ab91e3"),
+        ("HuggingFaceTB/SmolLM-135M", "1d461723eec654e65efdc40cf49301c89c0c92f4")]
+    assert FULL.dataset.repo_id == "jxie/flickr8k"
+    assert hub.repositories(get_profile("tiny")) == []
+
+
+def test_a_cached_model_is_joined_without_a_network_attempt(filled, attempts):
+    vision, language = filled
+    model, processor = load_base_model(FULL)
+    assert attempts == []
+    encoder = dict(model.vision_encoder.named_parameters())
+    for name, weight in vision.vit.named_parameters():      # none of them new and random
+        assert torch.equal(encoder[name], weight), name
+    rows = language.config.vocab_size
+    embeddings = model.get_input_embeddings().weight
+    assert torch.equal(embeddings[:rows], language.get_input_embeddings().weight)
+    assert len(embeddings) == rows + 9 == model.config.text_config.vocab_size
+    assert embeddings[rows:].isfinite().all() and embeddings[rows:].abs().sum(1).min() > 0
+    assert model.get_output_embeddings().weight is embeddings
+    assert not any(p.requires_grad for p in model.vision_encoder.parameters())
+    assert processor.max_length == language.config.max_position_embeddings
+    assert processor.image_token_id == model.config.image_token_id
+
+
+def test_cached_images_are_a_table_with_five_captions(filled, attempts):
+    for split, count in ROWS.items():
+        table = load_image_table(FULL, split)
+        assert len(table) == count
+        assert table.image(1).size == (50, 40)
+        assert table.truth.captions[2] == [f"A {split} dog 2 runs , wording {i} ."
+                                           for i in range(5)]
+    assert attempts == []
+
+
+def test_the_full_profile_trains_a_step_saves_and_answers(filled, attempts, tmp_path):
+    model, processor = load_base_model(FULL)
+    table = load_image_table(FULL, "train")
+    dataset = build_tasks(table, dict.fromkeys(FULL.mixture, 4), seed=0)
+    assert {r.task for r in dataset.recipes} == {"describe", "select", "refer"}
+    dataset.features = encode_table(table, model, processor)
+    before = model.projector.layers[0].weight.clone()
+    history = train(model, dataset, processor, TrainingSettings.of(
+        FULL, steps=1, batch_size=8, warmup_steps=0), folder=tmp_path / "run")
+    assert len(history) == 1
+    assert not torch.equal(model.projector.layers[0].weight, before)
+    again, processor = load_checkpoint(tmp_path / "run")
+    batch = collate_multi_image([dataset.with_images(0)], processor, for_generation=True)
+    ids = again.generate(**batch, max_new_tokens=4, do_sample=False,
+                         pad_token_id=processor.pad_token_id)
+    assert isinstance(processor.decode(ids[0]), str)
+    assert attempts == []
+
+
+def test_prefetch_of_a_whole_cache_fetches_nothing(filled, attempts, capsys):
+    assert hub.prefetch(FULL) == 0
+    assert capsys.readouterr().out.count("in the cache") == 3
+    assert attempts == []
+
+
+# --- without -----------------------------------------------------------------------------------
+
+def missing(call):
+    with pytest.raises(hub.MissingFiles) as caught:
+        call()
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_without_cache_and_network_one_message_names_all_that_is_missing(cache, attempts, offline,
+                                                                        monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+    message = missing(lambda: load_base_model(FULL))
+    assert "google/vit-base-patch16-224 (revision 3f49326eb077" in message
+    assert "HuggingFaceTB/SmolLM-135M (revision 1d461723eec6" in message
+    assert "VLM_PROFILE=full python -m vlm_utils prefetch" in message
+    message = missing(lambda: load_image_table(FULL, "train"))
+    assert "dataset jxie/flickr8k" in message and hub.PREFETCH in message
+    assert bool(attempts) != offline
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+def test_what_is_cached_is_not_called_missing(filled, cache, attempts):
+    for file in snapshot(cache, FULL.language_model).glob("*.safetensors"):
+        file.unlink()
+    message = missing(lambda: load_base_model(FULL))
+    assert "SmolLM-135M" in message and "vit-base" not in message
+
+
+@pytest.mark.parametrize(("repository", "file"), [
+    (FULL.vision_encoder, "model.safetensors"), (FULL.vision_encoder, "config.json"),
+    (FULL.vision_encoder, "preprocessor_config.json"),
+    (FULL.language_model, "model.safetensors"), (FULL.language_model, "tokenizer.json"),
+    (FULL.dataset, "data/test-00000-of-00001.parquet")])
+def test_a_download_that_was_cut_short_counts_as_missing(filled, cache, attempts, repository,
+                                                         file):
+    assert hub.in_cache(repository) is not None
+    (snapshot(cache, repository) / file).unlink()
+    assert hub.in_cache(repository) is None
+    assert repository.repo_id in missing(lambda: hub.fetch(repository))
+
+
+def test_one_of_several_files_of_a_split_is_not_the_split(filled, cache, attempts):
+    data = snapshot(cache, FULL.dataset) / "data"
+    (data / "train-00000-of-00001.parquet").rename(data / "train-00000-of-00002.parquet")
+    assert hub.in_cache(FULL.dataset) is None
+
+
+def test_prefetch_without_a_network_says_so(cache, attempts, capsys):
+    assert hub.prefetch(FULL) == 1
+    assert "google/vit-base-patch16-224: cannot be fetched" in capsys.readouterr().out
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+# --- the real shapes ---------------------------------------------------------------------------
+
+@pytest.mark.slow
+def test_the_real_shapes_load_and_have_135_291_456_trainable_parameters(cache, attempts, picture):
+    """ViT-B/16 and SmolLM-135M with random weights; DESIGN.md counts them without new tokens."""
+    torch.manual_seed(0)
+    tokenizer = filled_tokenizer(49_152)
+    text = LlamaConfig(
+        hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+        intermediate_size=1536, vocab_size=49_152, tie_word_embeddings=True,
+        max_position_embeddings=2048, bos_token_id=0, eos_token_id=0)
+    write_parts(cache, FULL, ViTForImageClassification(ViTConfig()), LlamaForCausalLM(text),
+                tokenizer)
+    model, processor = load_base_model(replace(FULL, merge_factor=1))
+    assert attempts == []
+    new_rows = len(processor.tokenizer) - 49_152
+    assert new_rows == 1 + FULL.max_images
+    counts = count_parameters(model)
+    assert counts["whole model"]["trainable"] - new_rows * 576 == 135_291_456
+    assert counts["vision_encoder"]["trainable"] == 0
+    sample = Sample([picture(i, (300, 224)) for i in range(2)], "<image><image>What changed?",
+                    "Nothing changed.", "compare")
+    batch = collate_multi_image([sample], processor)
+    assert batch["pixel_values"].shape == (2, 3, 224, 224)
+    assert (batch["input_ids"] == processor.image_token_id).sum() == 2 * 196
+    with torch.no_grad():
+        assert model(**batch).loss.isfinite()

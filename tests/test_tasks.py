@@ -1,0 +1,223 @@
+"""Questions whose answers are true, and cannot be had without looking at all the images."""
+
+import re
+from collections import Counter, defaultdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlm_utils import tasks, tiny_earth
+from vlm_utils.tasks import Truth
+from vlm_utils.tiny_earth import Scene
+
+seeds = st.integers(0, 2 ** 32)
+
+
+def draw(task, truth, num_images, count, seed=0):
+    rng = np.random.default_rng(seed)
+    return [tasks.TASKS[task](truth, rng, num_images) for _ in range(count)]
+
+
+def named(text):
+    return [int(k) for k in re.findall(r"<image_(\d+)>", text)]
+
+
+def is_shown(scene: Scene, text: str, captions: list[str]) -> bool:
+    """Is a description of a selection true of a scene? Read here from the text alone."""
+    if text in tiny_earth.COVERS:
+        return scene.cover == text
+    facts = tiny_earth.facts(text)
+    if any(fact[0] == "cover" for fact in facts) or text in {
+            c.rstrip(".")[:1].lower() + c.rstrip(".")[1:] for c in captions}:
+        return tiny_earth.scene_facts(scene) == facts
+    if facts:
+        return facts <= tiny_earth.scene_facts(scene)
+    return text.split(" ", 1)[1] in {feature.kind for feature in scene.features}
+
+
+# --- every task --------------------------------------------------------------------------------
+
+@given(st.sampled_from(["describe 1", "ask 1", "refer 3", "select 2", "select 4", "compare 2",
+                        "sequence 2", "sequence 4"]), seeds)
+def test_a_recipe_has_a_placeholder_for_each_of_its_images(earth_truth, name, seed):
+    task, number = name.split()
+    recipe, = draw(task, earth_truth, int(number), 1, seed)
+    assert recipe.task == task
+    assert recipe.prompt.count("<image>") == len(recipe.rows) == int(number)
+    assert len(set(recipe.rows)) == len(recipe.rows)
+    assert all(1 <= k <= len(recipe.rows) for k in named(recipe.prompt + recipe.answer))
+    assert tasks.is_answer(task, recipe.answer, like=recipe.answer)
+
+
+@pytest.mark.parametrize("task", ["compare", "sequence"])
+@pytest.mark.parametrize("text", ["", "  ", "lake", "The lake grew", "<image_1>",
+                                  "Nothing changed. Nothing changes."])
+def test_a_text_of_another_form_is_no_answer(earth_truth, task, text):
+    like = draw(task, earth_truth, 2, 1)[0].answer
+    assert not tasks.is_answer(task, text, like=like)
+
+
+# --- select ------------------------------------------------------------------------------------
+
+def test_select_has_exactly_one_true_image(earth_truth):
+    for recipe in draw("select", earth_truth, 3, 400):
+        text = re.search(r"Which image shows (.*)\?$", recipe.prompt)[1]
+        shown = [is_shown(earth_truth.scenes[row], text, earth_truth.captions[row])
+                 for row in recipe.rows]
+        assert shown.count(True) == 1, (text, [earth_truth.scenes[r] for r in recipe.rows])
+        assert recipe.answer == f"<image_{1 + shown.index(True)}>"
+
+
+@pytest.mark.parametrize("truth", ["earth_truth", "caption_truth"])
+def test_select_prefers_no_position(truth, request):
+    recipes = draw("select", request.getfixturevalue(truth), 3, 900)
+    counts = Counter(recipe.answer for recipe in recipes)
+    assert set(counts) == {"<image_1>", "<image_2>", "<image_3>"}
+    assert all(abs(count - 300) < 60 for count in counts.values())  # four standard deviations
+
+
+def test_distractors_share_something_with_the_true_image(earth_truth):
+    """By chance alone, two of these scenes share a cover or a kind in less than 40% of draws."""
+    def shares(a, b):
+        a, b = earth_truth.scenes[a], earth_truth.scenes[b]
+        return a.cover == b.cover or bool({f.kind for f in a.features}
+                                          & {f.kind for f in b.features})
+
+    found = [shares(row, recipe.rows[int(recipe.answer[7]) - 1])
+             for recipe in draw("select", earth_truth, 3, 300)
+             for row in recipe.rows if row != recipe.rows[int(recipe.answer[7]) - 1]]
+    rng = np.random.default_rng(1)
+    pairs = rng.integers(0, len(earth_truth.scenes), (600, 2))
+    by_chance = [shares(a, b) for a, b in pairs if a != b]
+    assert np.mean(found) > np.mean(by_chance) + 0.1
+
+
+# --- compare -----------------------------------------------------------------------------------
+
+def test_compare_tells_the_true_change_between_two_dates_of_one_place(earth_truth):
+    place_of = {row: place for place, rows in enumerate(earth_truth.places) for row in rows}
+    for recipe in draw("compare", earth_truth, 2, 100):
+        first, second = recipe.rows
+        assert place_of[first] == place_of[second]
+        assert recipe.answer == tiny_earth.describe_change(
+            earth_truth.scenes[first], earth_truth.scenes[second])
+
+
+def test_a_fifth_of_the_comparisons_shows_no_change(earth_truth):
+    answers = [recipe.answer for recipe in draw("compare", earth_truth, 2, 1000)]
+    assert answers.count("Nothing changed.") / 1000 == pytest.approx(0.2, abs=0.05)
+
+
+def test_the_second_image_alone_does_not_tell_what_changed(earth_truth):
+    """A trap: the same picture must be seen with different answers, else one image is enough."""
+    by_second = defaultdict(set)
+    for recipe in draw("compare", earth_truth, 2, 1500):
+        by_second[recipe.rows[1]].add(recipe.answer)
+    ambiguous = [len(answers) > 1 for answers in by_second.values()]
+    assert np.mean(ambiguous) > 0.5
+
+
+# --- sequence ----------------------------------------------------------------------------------
+
+def test_a_sequence_shows_one_place_forwards_or_backwards(earth_truth):
+    places = [set(rows) for rows in earth_truth.places]
+    forwards = []
+    for recipe in draw("sequence", earth_truth, 3, 200):
+        rows = list(recipe.rows)
+        assert any(set(rows) <= place for place in places)
+        assert rows in (sorted(rows), sorted(rows)[::-1])
+        forwards.append(rows == sorted(rows))
+        assert recipe.answer == tiny_earth.describe_sequence([earth_truth.scenes[r] for r in rows])
+    assert 0.3 < np.mean(forwards) < 0.7
+
+
+def test_reversed_in_time_the_answer_is_another_unless_nothing_changes_or_it_comes_and_goes(
+        earth_truth):
+    same = []
+    for recipe in draw("sequence", earth_truth, 4, 200):
+        backwards = tiny_earth.describe_sequence(
+            [earth_truth.scenes[r] for r in recipe.rows[::-1]])
+        if backwards == recipe.answer:
+            same.append(recipe.answer)
+        elif recipe.answer == "Nothing changes.":
+            pytest.fail("backwards, nothing became something")
+    assert "Nothing changes." in same
+    assert all(a == "Nothing changes." or " and " in a for a in same)
+
+
+def test_a_sequence_longer_than_any_is_refused(earth_truth):
+    longest = max(map(len, earth_truth.places))
+    with pytest.raises(ValueError, match=f"of {longest + 1} images .* has {longest}"):
+        draw("sequence", earth_truth, longest + 1, 1)
+
+
+# --- refer -------------------------------------------------------------------------------------
+
+def test_refer_asks_for_every_image_and_before_between_and_after_them(earth_truth):
+    recipes = draw("refer", earth_truth, 3, 300)
+    assert {k for recipe in recipes for k in named(recipe.prompt)} == {1, 2, 3}
+    assert all(len(named(recipe.prompt)) == 1 for recipe in recipes)
+    before = Counter(len(re.match("(<image>)*", recipe.prompt)[0]) // 7 for recipe in recipes)
+    assert set(before) == {0, 1, 2, 3}
+
+
+def test_refer_answers_about_the_image_that_it_names(earth_truth):
+    """Checked for the questions whose truth can be read from the prompt alone."""
+    checked = Counter()
+    for recipe in draw("refer", earth_truth, 3, 400):
+        k, = named(recipe.prompt)
+        scene = earth_truth.scenes[recipe.rows[k - 1]]
+        if match := re.search(r"Is there an? (.*) in <image_\d>\?", recipe.prompt):
+            kinds = {feature.kind for feature in scene.features}
+            assert recipe.answer == ("Yes." if match[1] in kinds else "No.")
+            checked[recipe.answer] += 1
+        elif "land cover" in recipe.prompt:
+            assert recipe.answer == f"{scene.cover.capitalize()}."
+            checked["cover"] += 1
+    assert min(checked[answer] for answer in ("Yes.", "No.", "cover")) > 5
+
+
+# --- captions alone, as Flickr8k has them ------------------------------------------------------
+
+def test_describe_answers_with_a_caption_of_its_image(caption_truth):
+    for recipe in draw("describe", caption_truth, 1, 50):
+        assert recipe.answer in caption_truth.captions[recipe.rows[0]]
+
+
+def test_select_by_caption_is_about_the_right_image(caption_truth):
+    for recipe in draw("select", caption_truth, 3, 50):
+        row = recipe.rows[named(recipe.answer)[0] - 1]
+        assert f"photo {row} shows" in recipe.prompt
+
+
+def test_refer_by_caption_is_about_the_right_image(caption_truth):
+    for recipe in draw("refer", caption_truth, 3, 50):
+        k, = named(recipe.prompt)
+        assert recipe.answer in caption_truth.captions[recipe.rows[k - 1]]
+
+
+def test_compare_by_caption_says_what_each_image_shows(caption_truth):
+    for recipe in draw("compare", caption_truth, 2, 50):
+        first, second = recipe.rows
+        assert re.fullmatch(f"<image_1> photo {first} .*; <image_2> photo {second} .*[^.]\\.",
+                            recipe.answer)
+
+
+def test_a_selection_without_captions_says_what_is_missing():
+    with pytest.raises(ValueError, match="no caption.*metadata.jsonl"):
+        draw("select", Truth([None] * 4, [[]] * 4, [(0, 1, 2, 3)]), 2, 1)
+
+
+def test_more_images_than_there_are_is_refused(caption_truth):
+    with pytest.raises(ValueError, match="13 images was asked for and there are 12"):
+        draw("select", caption_truth, 13, 1)
+
+
+@pytest.mark.parametrize(("task", "number"), [("describe", 1), ("compare", 2), ("sequence", 3)])
+def test_where_nothing_is_known_the_answer_is_none(task, number):
+    frames = Truth([None] * 6, [[]] * 6, [tuple(range(6))])
+    for recipe in draw(task, frames, number, 20):
+        assert recipe.answer is None
+        assert recipe.rows == tuple(sorted(recipe.rows))

@@ -1,0 +1,346 @@
+"""Training: images encoded once, every parameter in its group, and an interruption that costs
+nothing."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from torch import nn
+
+from vlm_utils import training
+from vlm_utils.architecture import MultiImageVLM
+from vlm_utils.datasets import TaskDataset, build_tasks, load_image_table
+from vlm_utils.loading import find_trained_model, lesson_checkpoint, load_checkpoint
+from vlm_utils.profiles import get_profile, output_folder
+from vlm_utils.tasks import Recipe
+from vlm_utils.training import TrainingSettings, encode_table, parameter_groups, train
+
+SETTINGS = TrainingSettings(steps=12, batch_size=8, learning_rate=3e-3, warmup_steps=2)
+MIXTURE = {"select 2": 12, "compare 2": 8, "sequence 2-4": 8}   # 28 samples: 3 batches an epoch
+
+
+@pytest.fixture
+def dataset(earth_table, make_model, processor):
+    made = build_tasks(earth_table, MIXTURE, seed=0)
+    made.features = encode_table(earth_table, make_model(), processor)
+    return made
+
+
+@pytest.fixture
+def encoded_images(monkeypatch):
+    """Numbers of images of the calls of encode_images, as they happen."""
+    calls = []
+    original = MultiImageVLM.encode_images
+
+    def counted(self, pixel_values):
+        calls.append(len(pixel_values))
+        return original(self, pixel_values)
+
+    monkeypatch.setattr(MultiImageVLM, "encode_images", counted)
+    return calls
+
+
+# --- encoding images once ----------------------------------------------------------------------
+
+def test_encoded_images_equal_those_of_the_encoder(earth_table, model, processor):
+    features = encode_table(earth_table, model, processor, batch_size=50)
+    rows = [170, 3, 3, 99]
+    expected = model.encode_images(processor.pixel_values([earth_table.image(r) for r in rows]))
+    assert len(features) == len(earth_table)
+    assert features[rows].dtype == torch.float16
+    assert torch.allclose(features[rows].float(), expected, atol=2e-3, rtol=1e-3)
+
+
+def test_no_image_is_encoded_twice(earth_table, model, processor, encoded_images):
+    first = encode_table(earth_table, model, processor)
+    assert sum(encoded_images) == len(earth_table)
+    again = encode_table(earth_table, model, processor)
+    assert sum(encoded_images) == len(earth_table)
+    assert torch.equal(first[[0, 50]], again[[0, 50]])
+
+
+def test_a_table_that_is_loaded_again_finds_its_features(model, processor, encoded_images):
+    for _ in range(2):
+        table = load_image_table(get_profile("tiny"), "validation")
+        encode_table(table, model, processor)
+    assert sum(encoded_images) == len(table)
+
+
+def test_the_language_model_may_change_without_encoding_again(earth_table, model, processor,
+                                                             encoded_images):
+    encode_table(earth_table, model, processor)
+    with torch.no_grad():
+        model.language_model.lm_head.weight.add_(1)
+    encode_table(earth_table, model, processor)
+    assert sum(encoded_images) == len(earth_table)
+
+
+def test_other_weights_are_encoded_anew(earth_table, model, processor, encoded_images):
+    before = encode_table(earth_table, model, processor)
+    with torch.no_grad():
+        model.vision_encoder.layernorm.bias[0] += 1
+    after = encode_table(earth_table, model, processor)
+    assert sum(encoded_images) == 2 * len(earth_table)
+    assert torch.allclose(after[[7]][..., 0], before[[7]][..., 0] + 1, atol=5e-3)
+
+
+def test_other_preprocessing_is_encoded_anew(earth_table, model, make_processor, encoded_images):
+    from transformers import ViTImageProcessorPil
+    processor = make_processor()
+    encode_table(earth_table, model, processor)
+    processor.image_processor = ViTImageProcessorPil(size={"height": 64, "width": 64},
+                                                     image_mean=[0.4, 0.5, 0.5])
+    encode_table(earth_table, model, processor)
+    assert sum(encoded_images) == 2 * len(earth_table)
+
+
+def test_an_image_replaced_under_its_name_is_encoded_anew(tmp_path, picture, model, processor,
+                                                         monkeypatch):
+    """A student who swaps a photo for another must not be shown what the first one gave."""
+    monkeypatch.setenv("VLM_IMAGES", str(tmp_path))
+    for i in range(3):
+        picture(i).save(tmp_path / f"{i}.png")
+    before = encode_table(load_image_table(get_profile(), "train"), model, processor)
+    picture(9, (50, 70)).save(tmp_path / "1.png")
+    after = encode_table(load_image_table(get_profile(), "train"), model, processor)
+    assert torch.equal(before[[0, 2]], after[[0, 2]])
+    assert not torch.equal(before[[1]], after[[1]])
+
+
+def test_training_without_encoded_images_says_how_to_encode_them(earth_table, model, processor):
+    with pytest.raises(ValueError, match="not encoded: set dataset.features = encode_table"):
+        train(model, build_tasks(earth_table, MIXTURE, seed=0), processor, SETTINGS)
+
+
+# --- what decays -------------------------------------------------------------------------------
+
+def test_matrices_decay_and_embeddings_norms_and_biases_do_not(model):
+    """A trap: decay would shrink the rows of tokens that no batch uses."""
+    decayed, kept = parameter_groups(model, 0.05)
+    assert (decayed["weight_decay"], kept["weight_decay"]) == (0.05, 0)
+    name_of = {id(p): n for n, p in model.named_parameters()}
+    decayed, kept = ({name_of[id(p)] for p in g["params"]} for g in (decayed, kept))
+    assert "language_model.model.embed_tokens.weight" in kept
+    assert {n for n in name_of.values() if n.endswith("bias") and "vision" not in n} <= kept
+    assert {n for n in name_of.values() if "norm" in n and "vision" not in n} <= kept
+    assert "projector.layers.3.weight" in kept              # the closing LayerNorm
+    assert "projector.layers.0.weight" in decayed
+    assert "language_model.model.layers.0.self_attn.q_proj.weight" in decayed
+
+
+def test_every_trainable_parameter_is_in_one_group_once(model):
+    grouped = [id(p) for g in parameter_groups(model, 0.1) for p in g["params"]]
+    trained = [id(p) for p in model.parameters() if p.requires_grad]
+    assert sorted(grouped) == sorted(trained)
+    assert len(set(grouped)) == len(grouped)
+
+
+def test_the_row_of_an_unused_token_keeps_its_size(model, dataset, processor):
+    unused = processor.tokenizer.convert_tokens_to_ids("<image_8>")
+    embeddings = nn.Linear(1, 1)  # untied: in the output layer every row gets a gradient
+    embeddings.weight = nn.Parameter(model.get_input_embeddings().weight.detach().clone())
+    model.language_model.lm_head = embeddings
+    before = model.get_input_embeddings().weight[unused].clone()
+    train(model, dataset, processor, TrainingSettings(steps=3, batch_size=8, weight_decay=0.5,
+                                                      warmup_steps=0))
+    assert torch.equal(model.get_input_embeddings().weight[unused], before)
+
+
+# --- the loop ----------------------------------------------------------------------------------
+
+def losses(*arguments, **options):
+    return train(*arguments, **options)["loss"].tolist()
+
+
+def test_training_lowers_the_loss_and_leaves_the_encoder_alone(make_model, dataset, processor):
+    model, before = make_model(), make_model()
+    history = train(model, dataset, processor, TrainingSettings(
+        steps=40, batch_size=8, learning_rate=5e-3, warmup_steps=4))
+    assert history["loss"].iloc[-5:].mean() < 0.5 * history["loss"].iloc[0]
+    assert history["step"].tolist() == list(range(1, 41))
+    assert not model.training
+    for name, weight in model.vision_encoder.state_dict().items():
+        assert torch.equal(weight, before.vision_encoder.state_dict()[name])
+    assert not torch.equal(model.projector.layers[0].weight, before.projector.layers[0].weight)
+
+
+def test_the_learning_rate_warms_up_and_falls_to_zero(model, dataset, processor):
+    rates = train(model, dataset, processor, SETTINGS)["learning_rate"]
+    assert rates.iloc[0] == pytest.approx(SETTINGS.learning_rate / 2)
+    assert rates.max() == pytest.approx(SETTINGS.learning_rate)
+    assert rates.iloc[-1] == pytest.approx(0)
+    assert rates.iloc[1:].is_monotonic_decreasing
+
+
+def test_one_seed_one_result(make_model, dataset, processor):
+    first = losses(make_model(), dataset, processor, SETTINGS)
+    assert losses(make_model(), dataset, processor, SETTINGS) == first
+    other = TrainingSettings(**(vars(SETTINGS) | {"seed": 1}))
+    assert losses(make_model(), dataset, processor, other) != first
+
+
+def test_two_small_batches_train_as_one_large(make_model, dataset, processor):
+    eight = TaskDataset(dataset.table, dataset.recipes[:8], dataset.features)
+    models, results = [make_model(), make_model()], []
+    for model, (batch_size, accumulation) in zip(models, [(8, 1), (4, 2)], strict=True):
+        results.append(losses(model, eight, processor, TrainingSettings(
+            steps=4, batch_size=batch_size, accumulation=accumulation, warmup_steps=0,
+            learning_rate=1e-3)))
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+    for (name, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        assert torch.allclose(a, b, atol=2e-4), name
+
+
+def test_the_precision_can_be_changed_without_a_new_kernel(make_model, dataset, processor):
+    """accelerate keeps its state for the life of a process; a student runs a cell again."""
+    for precision in ("no", "bf16", "no"):
+        found = losses(make_model(), dataset, processor, TrainingSettings(
+            steps=2, batch_size=8, precision=precision))
+        assert len(found) == 2
+
+
+def test_a_sample_without_an_answer_is_named(model, dataset, processor):
+    dataset.recipes[2:4] = [Recipe((0, 1), "<image><image>What changed?", None, "compare")] * 2
+    with pytest.raises(ValueError, match=r"sample 2 has no answer .*\(2 of 28\)"):
+        train(model, dataset, processor, SETTINGS)
+
+
+def test_too_few_samples_for_a_batch_are_refused(model, dataset, processor):
+    with pytest.raises(ValueError, match="28 samples do not fill one batch of 32"):
+        train(model, dataset, processor, TrainingSettings(steps=1, batch_size=32))
+
+
+def test_a_loss_that_is_no_number_stops_and_writes_nothing(model, dataset, processor, tmp_path):
+    with torch.no_grad():
+        model.projector.layers[0].weight[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
+        train(model, dataset, processor, SETTINGS, folder=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_profile_gives_its_numbers_and_a_cpu_no_half_precision(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    settings = TrainingSettings.of(get_profile("full"), steps=7)
+    assert (settings.steps, settings.batch_size) == (7, get_profile("full").batch_size)
+    assert settings.precision == "no"
+
+
+# --- checkpoints -------------------------------------------------------------------------------
+
+def interrupt_after(step):
+    def on_step(row):
+        if row["step"] == step:
+            raise KeyboardInterrupt
+    return on_step
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_interrupted_and_resumed_is_as_never_interrupted(make_model, dataset, processor, tmp_path,
+                                                         accumulation):
+    settings = TrainingSettings(**(vars(SETTINGS) | {"accumulation": accumulation}))
+    whole_model = make_model()
+    whole = losses(whole_model, dataset, processor, settings)
+    first = losses(make_model(), dataset, processor, settings, folder=tmp_path / "run",
+                   on_step=interrupt_after(5))
+    assert first == whole[:5]
+    model, processor = load_checkpoint(tmp_path / "run")
+    resumed = losses(model, dataset, processor, settings, folder=tmp_path / "run", resume=True)
+    assert resumed == pytest.approx(whole, rel=1e-6)
+    for a, b in zip(model.parameters(), whole_model.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_an_interrupt_in_the_middle_of_a_step_costs_that_step_only(make_model, dataset, processor,
+                                                                  tmp_path):
+    whole = losses(make_model(), dataset, processor, SETTINGS)
+    model, passes = make_model(), []
+
+    def stop(*_):
+        passes.append(1)
+        if len(passes) == 5:
+            raise KeyboardInterrupt
+
+    model.projector.register_full_backward_hook(stop)
+    first = losses(model, dataset, processor, SETTINGS, folder=tmp_path / "run")
+    assert first == whole[:4]
+    model, processor = load_checkpoint(tmp_path / "run")
+    resumed = losses(model, dataset, processor, SETTINGS, folder=tmp_path / "run", resume=True)
+    assert resumed == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_finished_run_resumed_trains_no_more(make_model, dataset, processor, tmp_path):
+    whole = losses(make_model(), dataset, processor, SETTINGS, folder=tmp_path / "run")
+    model, processor = load_checkpoint(tmp_path / "run")
+    assert losses(model, dataset, processor, SETTINGS, folder=tmp_path / "run",
+                  resume=True) == whole
+
+
+def test_a_checkpoint_is_a_model_that_anyone_can_read(make_model, dataset, processor, tmp_path):
+    model = make_model()
+    train(model, dataset, processor, SETTINGS, folder=tmp_path / "run")
+    again, _ = load_checkpoint(tmp_path / "run")
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert not any(p.requires_grad for p in again.vision_encoder.parameters())
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"model.safetensors", "config.json", "tokenizer.json", "training_state.pt"} <= files
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+@pytest.mark.parametrize("where", ["torch.save", "MultiImageVLM.save_pretrained"])
+def test_a_crash_while_writing_leaves_the_last_checkpoint_whole(make_model, dataset, processor,
+                                                               tmp_path, monkeypatch, where):
+    """The disk is full in the middle of the second checkpoint."""
+    def full_disk(*_, **__):
+        raise OSError("no space left on device")
+
+    settings = TrainingSettings(**(vars(SETTINGS) | {"checkpoint_every": 6}))
+    whole = losses(make_model(), dataset, processor, settings)
+    owner = torch if where == "torch.save" else MultiImageVLM
+
+    def break_disk(row):
+        if row["step"] == 8:
+            monkeypatch.setattr(owner, where.split(".")[1], full_disk)
+
+    with pytest.raises(OSError, match="no space"):
+        train(make_model(), dataset, processor, settings, tmp_path / "run", on_step=break_disk)
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "get_device", lambda: torch.device("cpu"))
+    model, processor = load_checkpoint(tmp_path / "run")
+    resumed = losses(model, dataset, processor, settings, folder=tmp_path / "run", resume=True)
+    assert resumed == pytest.approx(whole, rel=1e-6)
+
+
+def test_resuming_with_other_settings_is_refused_and_they_are_named(make_model, dataset, processor,
+                                                                  tmp_path):
+    train(make_model(), dataset, processor, SETTINGS, folder=tmp_path / "run",
+          on_step=interrupt_after(3))
+    other = TrainingSettings(**(vars(SETTINGS) | {"learning_rate": 1e-3, "checkpoint_every": 5}))
+    model, processor = load_checkpoint(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"other settings .*'learning_rate': \(0.003, 0.001\)}"):
+        train(model, dataset, processor, other, folder=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("folder", [None, "nowhere"])
+def test_resuming_from_nothing_is_refused(model, dataset, processor, tmp_path, folder):
+    with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
+        train(model, dataset, processor, SETTINGS, resume=True,
+              folder=folder and tmp_path / folder)
+
+
+def test_lesson_05_finds_what_lesson_04_wrote(make_model, dataset, processor):
+    _, which = find_trained_model(get_profile("tiny"))
+    assert which == "the trained model in data/"
+    with pytest.raises(FileNotFoundError, match="run lesson 04 first"):
+        find_trained_model(get_profile("full"))
+    train(make_model(), dataset, processor, SETTINGS, folder=lesson_checkpoint())
+    folder, which = find_trained_model(get_profile("tiny"))
+    assert folder == output_folder() / "lesson_04" and "lesson 04 wrote" in which
+    shutil.rmtree(folder)
+
+
+def test_a_folder_without_a_model_is_named(tmp_path):
+    (tmp_path / "other.json").write_text(json.dumps({}))
+    with pytest.raises(FileNotFoundError, match=f"no model in {tmp_path}: config.json is missing"):
+        load_checkpoint(tmp_path)

@@ -1,0 +1,70 @@
+"""Models from where they are kept: embedded in data/, joined from the hub, or a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vlm_utils import hub
+from vlm_utils.architecture import MultiImageVLM
+from vlm_utils.processor import MultiImageProcessor, add_special_tokens
+from vlm_utils.profiles import Profile, get_device, output_folder
+from vlm_utils.tiny_earth import data_folder
+
+
+def load_base_model(profile: Profile, **settings) -> tuple[MultiImageVLM, MultiImageProcessor]:
+    """The model a profile starts from, its vision encoder frozen, on the best device.
+
+    settings: of MultiImageProcessor, as layout="prepended".
+    Raises hub.MissingFiles where the full profile's parts are neither cached nor to be had.
+    """
+    if profile.base_model is not None:
+        return load_checkpoint(data_folder() / profile.base_model, **settings)
+    return _join_parts(profile, **settings)
+
+
+def load_checkpoint(folder: str | Path, **settings) -> tuple[MultiImageVLM, MultiImageProcessor]:
+    """A model and its processor as train() wrote them. Raises FileNotFoundError if not there."""
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no model in {folder}: config.json is missing")
+    model = MultiImageVLM.from_pretrained(folder).freeze_vision_encoder().eval()
+    return model.to(get_device()), MultiImageProcessor.from_pretrained(folder, **settings)
+
+
+def lesson_checkpoint() -> Path:
+    """Where lesson 04 writes its model."""
+    return output_folder() / "lesson_04"
+
+
+def find_trained_model(profile: Profile) -> tuple[Path, str]:
+    """The checkpoint of lesson 04 where it has been run, else the embedded one; and which it is.
+
+    Raises FileNotFoundError where there is neither.
+    """
+    if (lesson_checkpoint() / "config.json").is_file():
+        return lesson_checkpoint(), "the checkpoint that lesson 04 wrote"
+    if profile.trained_model is not None:
+        return data_folder() / profile.trained_model, "the trained model in data/"
+    raise FileNotFoundError(f"no trained model for profile {profile.name!r}: run lesson 04 first; "
+                            f"it writes {lesson_checkpoint()}")
+
+
+def _join_parts(profile: Profile, **settings) -> tuple[MultiImageVLM, MultiImageProcessor]:
+    """A pretrained ViT and a pretrained language model, with a new projector between them."""
+    from transformers import AutoTokenizer, LlamaForCausalLM, ViTImageProcessorPil, ViTModel
+    # Fetched before anything is built: what is missing is said first, and all of it.
+    vision_folder, text_folder = hub.fetch_all([profile.vision_encoder, profile.language_model])
+    tokenizer = AutoTokenizer.from_pretrained(text_folder)
+    add_special_tokens(tokenizer, profile.max_images)
+    vision_encoder = ViTModel.from_pretrained(vision_folder, add_pooling_layer=False)
+    language_model = LlamaForCausalLM.from_pretrained(text_folder, dtype="float32")
+    language_model.resize_token_embeddings(len(tokenizer))
+    model = MultiImageVLM.from_parts(
+        vision_encoder, language_model, merge_factor=profile.merge_factor,
+        max_images=profile.max_images,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"))
+    processor = MultiImageProcessor(
+        tokenizer, ViTImageProcessorPil.from_pretrained(vision_folder),
+        model.config.tokens_per_image, profile.max_images,
+        **({"max_length": language_model.config.max_position_embeddings} | settings))
+    return model.freeze_vision_encoder().eval().to(get_device()), processor

@@ -1,0 +1,167 @@
+"""Runs the lessons: each in a kernel of its own, timed, with an HTML page and a table at the end.
+
+`python -m vlm_utils course` writes executed copies under build/; with --write the notebooks
+themselves are replaced, which is how they are made before a commit.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+
+MARKER = re.compile(r"^# %load -s (\S+) (\S+)$")
+_PROGRESS = re.compile(r"\d+%\||\d+ examples/s|it/s\]")
+_PEAK = "from vlm_utils.memory import peak_memory as _p; print(f'{_p():.0f}')"
+
+
+@dataclass
+class Result:
+    """One lesson's run: seconds, peak memory in MB, its headline, and the error if it failed."""
+
+    lesson: str
+    seconds: float
+    peak_memory: float
+    headline: str
+    error: str = ""
+
+
+def lessons(folder: Path) -> list[Path]:
+    """The numbered notebooks of a folder, in order. Raises FileNotFoundError without any."""
+    found = sorted(folder.glob("[0-9][0-9]_*.ipynb"))
+    if not found:
+        raise FileNotFoundError(f"no lesson (01_name.ipynb) in {folder}: run this command from a "
+                                "clone of the repository")
+    return found
+
+
+def run_course(folder: Path, output: Path, only: list[str] | None = None,
+               write: bool = False) -> int:
+    """Execute the lessons in order, print a line for each and a table; returns the failures."""
+    output.mkdir(parents=True, exist_ok=True)
+    chosen = [path for path in lessons(folder)
+              if not only or any(path.name.startswith(number) for number in only)]
+    results = []
+    for number, path in enumerate(chosen, start=1):
+        print(f"[{number}/{len(chosen)}] {path.stem} ...", end=" ", flush=True)
+        result = run_lesson(path, output, write)
+        results.append(result)
+        print("FAILED" if result.error else "ok", f"{result.seconds:.0f} s", flush=True)
+    width = max(len(r.lesson) for r in results)
+    print(f"\n{'lesson':{width}}  seconds  peak MB  result")
+    for r in results:
+        print(f"{r.lesson:{width}}  {r.seconds:7.0f}  {r.peak_memory:7.0f}  "
+              f"{'FAILED: ' + r.error if r.error else r.headline}")
+    print(f"\n{sum(r.seconds for r in results):.0f} s in all; pages to read: {output}")
+    return sum(bool(r.error) for r in results)
+
+
+def run_lesson(path: Path, output: Path, write: bool = False) -> Result:
+    """Execute one notebook in a fresh kernel and write it, and its HTML page, to output."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=1800, kernel_name="python3",
+                            store_widget_state=False,
+                            resources={"metadata": {"path": str(path.parent)}})
+    started, error, peak = time.perf_counter(), "", 0.0
+    with client.setup_kernel():
+        try:
+            for index, cell in enumerate(notebook.cells):
+                client.execute_cell(cell, index)
+        except CellExecutionError as failure:
+            error = f"cell {index}: {failure.ename}: {failure.evalue}"
+        except DeadKernelError:
+            error = f"cell {index}: the kernel died"
+        seconds = time.perf_counter() - started
+        if "died" not in error:
+            peak = _ask_kernel(client, _PEAK)
+    strip_progress(notebook)
+    notebook.metadata.pop("widgets", None)
+    name = path.stem
+    if not error and write:
+        _clean_metadata(notebook)
+        nbformat.write(notebook, path)
+    nbformat.write(notebook, output / path.name)
+    (output / f"{name}.html").write_text(to_html(notebook), encoding="utf-8")
+    return Result(name, seconds, peak, headline(notebook), error)
+
+
+def headline(notebook) -> str:
+    """What the cell tagged "headline" printed."""
+    for cell in notebook.cells:
+        if "headline" in cell.metadata.get("tags", []):
+            texts = [out.text for out in cell.get("outputs", []) if out.output_type == "stream"]
+            return "".join(texts).strip().split("\n")[-1]
+    return ""
+
+
+def to_html(notebook) -> str:
+    """The notebook as one HTML page."""
+    from nbconvert import HTMLExporter
+    return HTMLExporter().from_notebook_node(notebook)[0]
+
+
+def strip_progress(notebook) -> None:
+    """Take finished progress bars out of the outputs: stored, they would stand still at 0%."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if not _is_progress(out)]
+
+
+def fill_marked_cells(notebook, folder: Path) -> None:
+    """Write the module's source into each cell that starts with `# %load -s name file`."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and (marked := marked_source(cell.source, folder)):
+            cell.source = marked
+
+
+def marked_source(source: str, folder: Path) -> str | None:
+    """What a marked cell must hold: its marker and the named definitions; None if not marked.
+
+    Raises ValueError where the file has no such definition.
+    """
+    first = source.split("\n", 1)[0]
+    match = MARKER.match(first)
+    if not match:
+        return None
+    text = (folder / match[2]).resolve().read_text(encoding="utf-8")
+    definitions = {node.name: node for node in ast.parse(text).body if hasattr(node, "name")}
+    lines, parts = text.split("\n"), []
+    for name in match[1].split(","):
+        if name not in definitions:
+            raise ValueError(f"{match[2]} defines no {name}")
+        node = definitions[name]
+        start = min([node.lineno] + [d.lineno for d in node.decorator_list])
+        parts.append("\n".join(lines[start - 1:node.end_lineno]))
+    return first + "\n" + "\n\n\n".join(parts)
+
+
+def _is_progress(out) -> bool:
+    if out.output_type == "stream":
+        return out.name == "stderr" and bool(_PROGRESS.search(out.text))
+    data = out.get("data", {})
+    return ("application/vnd.jupyter.widget-view+json" in data
+            and bool(_PROGRESS.search(data.get("text/plain", ""))))
+
+
+def _clean_metadata(notebook) -> None:
+    """Times of execution and the name of a machine's Python are no part of a lesson."""
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)
+    notebook.metadata = nbformat.from_dict({
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"}})
+
+
+def _ask_kernel(client: NotebookClient, code: str) -> float:
+    """Run one more cell, which is not part of the notebook, for the number that it prints."""
+    cell = nbformat.v4.new_code_cell(code)
+    client.nb.cells.append(cell)
+    client.execute_cell(cell, len(client.nb.cells) - 1, store_history=False)
+    client.nb.cells.pop()
+    return float("".join(out.text for out in cell.outputs if out.output_type == "stream"))

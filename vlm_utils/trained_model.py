@@ -1,0 +1,67 @@
+"""The embedded trained model: `python -m vlm_utils.trained_model`.
+
+Lesson 04 at greater length: from the base model, on the embedded training split, with up to eight
+images a sample. Writes data/tiny_vlm/ and, beside the weights, its figures on the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from vlm_utils.datasets import build_tasks, load_image_table
+from vlm_utils.evaluation import evaluate
+from vlm_utils.loading import load_base_model
+from vlm_utils.profiles import get_profile
+from vlm_utils.tiny_earth import data_folder
+from vlm_utils.training import TrainingSettings, encode_table, train
+
+STEPS = 9000
+MIXTURE = {"select 2": 20_000, "select 3": 40_000, "select 4-8": 60_000, "compare 2": 40_000,
+           "sequence 2-4": 30_000, "sequence 5-8": 40_000, "refer 1-3": 20_000,
+           "refer 4-8": 30_000, "describe 1": 6_000}
+TEST_MIXTURE = {"select 2": 500, "select 3": 500, "select 8": 500, "compare 2": 500,
+                "sequence 2": 500, "sequence 3": 500, "sequence 4": 500, "sequence 8": 500,
+                "refer 1": 500, "refer 3": 500, "refer 8": 500}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the model that lesson 05 falls back on.")
+    parser.add_argument("--output", type=Path, default=data_folder() / "tiny_vlm")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    options = parser.parse_args()
+    profile = get_profile("tiny")
+    started = time.perf_counter()
+    model, processor = load_base_model(profile)
+    tables = {split: load_image_table(profile, split) for split in ("train", "test")}
+    dataset = build_tasks(tables["train"], MIXTURE, seed=0)
+    dataset.features = encode_table(tables["train"], model, processor)
+    print(f"{len(dataset):,} samples, {time.perf_counter() - started:.0f} s so far", flush=True)
+    losses: list[float] = []
+
+    def report(row: dict) -> None:
+        losses.append(row["loss"])
+        if row["step"] % 250 == 0:
+            print(f"step {row['step']:5d}  loss {np.mean(losses[-250:]):.4f}  "
+                  f"{row['seconds']:.0f} s", flush=True)
+
+    settings = TrainingSettings.of(profile, steps=options.steps)
+    train(model, dataset, processor, settings, on_step=report)
+    minutes = (time.perf_counter() - started) / 60
+    test = build_tasks(tables["test"], TEST_MIXTURE, seed=1)
+    test.features = encode_table(tables["test"], model, processor)
+    table = evaluate(model, processor, test)
+    print(table.round(3).to_string())
+    model.save_pretrained(options.output)
+    processor.save_pretrained(options.output)
+    figures = {"split": "test", "steps": options.steps, "minutes": round(minutes, 1),
+               "tasks": json.loads(table.round(4).to_json(orient="records"))}
+    (options.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
