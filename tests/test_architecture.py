@@ -202,6 +202,13 @@ def test_encoded_images_stand_in_for_pixels(model, batch):
                           **CLOSE)
 
 
+def test_the_class_token_is_left_out_and_the_patches_stay_in_order(model, batch):
+    pixels = batch["pixel_values"]
+    states = model.vision_encoder(pixel_values=pixels).last_hidden_state
+    assert torch.allclose(model.encode_images(pixels), states[:, 1:], **CLOSE)
+    assert states.shape[1] == model.config.patches_per_image + 1
+
+
 def test_the_images_matter(model, batch):
     """Without this, every test that compares logits could pass with images left out."""
     other = batch | {"pixel_values": batch["pixel_values"].flip(0)}

@@ -96,6 +96,7 @@ def forget_tracebacks() -> None:
             shell.InteractiveTB.tb = None
             shell.InteractiveTB.etype = shell.InteractiveTB.evalue = None
         shell._last_traceback = None
+        shell.last_execution_result = None
 
 
 def forget_outputs() -> None:
@@ -103,16 +104,15 @@ def forget_outputs() -> None:
     shell = _shell()
     if shell is None:
         return
-    cache = shell.user_ns.get("_oh", {})
-    numbered = [name for name in shell.user_ns
-                if name.startswith("_") and name[1:].isdigit()]
-    for name in numbered:
-        shell.user_ns.pop(name)
-        shell.user_ns_hidden.pop(name, None)
-    cache.clear()
-    for name in ("_", "__", "___"):
-        shell.user_ns[name] = ""
+    # IPython keeps each result under several names, and a second dictionary of hidden ones.
+    for names in (shell.user_ns, shell.user_ns_hidden):
+        for name in [n for n in names if n[:1] == "_" and n[1:].isdigit()]:
+            del names[name]
+        for name in ("_", "__", "___"):
+            names[name] = ""
+    shell.user_ns.get("_oh", {}).clear()
     shell.displayhook._ = shell.displayhook.__ = shell.displayhook.___ = ""
+    shell.last_execution_result = None
 
 
 def release(namespace: dict | None = None, *names: str) -> MemoryReport:
@@ -149,12 +149,14 @@ def is_freed(reference: weakref.ref) -> bool:
 def _tensors() -> list[torch.Tensor]:
     found = []
     for thing in gc.get_objects():
+        # By type: isinstance would ask lazy objects for their class, and make them speak up.
+        if not issubclass(type(thing), torch.Tensor) or thing.device.type == "meta":
+            continue
         try:
-            if isinstance(thing, torch.Tensor) and thing.device.type != "meta":
-                thing.untyped_storage().nbytes()
-                found.append(thing)
-        except (ReferenceError, RuntimeError, NotImplementedError):
-            continue  # a dead weak proxy, or a tensor without storage of its own
+            thing.untyped_storage().nbytes()
+            found.append(thing)
+        except (RuntimeError, NotImplementedError):
+            continue  # a tensor without storage of its own, as a sparse one
     return found
 
 

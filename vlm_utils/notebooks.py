@@ -66,7 +66,7 @@ def run_lesson(path: Path, output: Path, write: bool = False) -> Result:
     """Execute one notebook in a fresh kernel and write it, and its HTML page, to output."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, timeout=1800, kernel_name="python3",
-                            store_widget_state=False,
+                            store_widget_state=False, extra_arguments=["--log-level=40"],
                             resources={"metadata": {"path": str(path.parent)}})
     started, error, peak = time.perf_counter(), "", 0.0
     with client.setup_kernel():

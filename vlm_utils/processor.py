@@ -8,6 +8,7 @@ After TEOChat (Irvin et al. 2024), each image's tokens are followed by its ident
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ IMAGE_TOKEN = "<image>"
 LAYOUTS = ("interleaved", "prepended")
 IDENTIFIERS = ("after", "before", "none")
 _FILE = "multi_image_processor.json"
+_IDENTIFIER = re.compile(r"<image_(\d+)>")
 
 
 def identifier(k: int) -> str:
@@ -67,7 +69,7 @@ class MultiImageProcessor:
         if num_images > self.max_images:
             raise ValueError(f"{num_images} images were given and the model has names for "
                              f"{self.max_images}: <image_1> to {identifier(self.max_images)}")
-        absent = [k for k in range(num_images + 1, self.max_images + 1) if identifier(k) in prompt]
+        absent = [k for k in map(int, _IDENTIFIER.findall(prompt)) if not 1 <= k <= num_images]
         if absent:
             raise ValueError(f"the prompt names {identifier(absent[0])} and "
                              f"{num_images} images were given")

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator, skip_first_batches
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -179,6 +180,7 @@ def train(model: MultiImageVLM, dataset: TaskDataset, processor: MultiImageProce
     """
     from tqdm.auto import tqdm
     set_seed(settings.seed)
+    AcceleratorState._reset_state()  # a second run in one notebook may choose another precision
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=get_device().type == "cpu")
     samples = EncodedSamples(dataset, processor)
     optimizer = make_optimizer(model, settings)
@@ -278,7 +280,8 @@ def load_training_state(folder: str | Path, optimizer, schedule,
     The weights are read with from_pretrained before. Raises FileNotFoundError where there is no
     checkpoint, ValueError where it was made with other settings.
     """
-    path = Path(folder or "") / _STATE
+    folder = Path(folder or "")
+    path = folder / _STATE
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint to resume from: {path} is missing")
     state = torch.load(path, weights_only=True, map_location="cpu")

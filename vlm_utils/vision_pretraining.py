@@ -7,6 +7,7 @@ way, on what stands in each of the nine cells of a TinyEarth tile; the classifie
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -66,6 +67,15 @@ def label_order(turn: int) -> list[int]:
     lines = [next(old for old in range(6) if turned(masks[old], turn).equal(masks[new]))
              for new in range(6)]
     return [0] + [1 + c for c in cells] + [10 + c for c in cells] + [19 + i for i in lines]
+
+
+def turned_scene(scene: Scene, turn: int) -> Scene:
+    """The scene of a turned tile."""
+    order = label_order(turn)
+    cells = {PLACES[old - 1]: PLACES[new] for new, old in enumerate(order[1:10])}
+    lines = {LINE_PLACES[old - 19]: LINE_PLACES[new] for new, old in enumerate(order[19:])}
+    return Scene(scene.cover, tuple(
+        replace(feature, place=(cells | lines)[feature.place]) for feature in scene.features))
 
 
 def augment(pixels: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

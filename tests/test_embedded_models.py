@@ -1,0 +1,76 @@
+"""The models in data/: whole, small enough, and as good as the figures beside them say."""
+
+import json
+
+import pytest
+
+from vlm_utils.datasets import TaskDataset, build_recipes, build_tasks, load_image_table
+from vlm_utils.evaluation import evaluate, grade, predict, shuffled, summarise
+from vlm_utils.loading import load_base_model, load_checkpoint
+from vlm_utils.profiles import get_profile
+from vlm_utils.tiny_earth import data_folder
+from vlm_utils.training import encode_table
+
+MODELS = ("tiny_vlm_base", "tiny_vlm")
+FLOOR = 0.98
+
+
+@pytest.fixture(scope="module")
+def table():
+    return load_image_table(get_profile("tiny"), "test")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_are_safetensors_of_at_most_8_mb(name):
+    folder = data_folder() / name
+    assert sum(f.stat().st_size for f in folder.iterdir()) <= 8_000_000
+    assert (folder / "model.safetensors").is_file()
+    assert not [f for f in folder.iterdir() if f.suffix in (".bin", ".pt", ".pkl")]
+
+
+def test_all_data_is_at_most_25_mb():
+    assert sum(f.stat().st_size for f in data_folder().rglob("*") if f.is_file()) <= 25_000_000
+
+
+def test_figures_of_the_base_model_reach_what_the_course_promises():
+    figures = json.loads((data_folder() / "tiny_vlm_base" / "figures.json").read_text())
+    assert figures["split"] == "test"
+    assert figures["exact_answers"] >= FLOOR
+    assert figures["caption_facts_found"] >= FLOOR
+    assert figures["caption_facts_true"] >= FLOOR
+    assert figures["minutes"] <= 15
+
+
+def test_base_model_answers_as_its_figures_say(table):
+    figures = json.loads((data_folder() / "tiny_vlm_base" / "figures.json").read_text())
+    model, processor = load_base_model(get_profile("tiny"))
+    questions = TaskDataset(table, build_recipes(table.truth, {"ask 1": 300}, seed=5))
+    answers = predict(model, processor, questions)
+    assert abs((answers["prediction"] == answers["answer"]).mean()
+               - figures["exact_answers"]) < 0.04
+
+
+@pytest.fixture(scope="module")
+def trained(table):
+    model, processor = load_checkpoint(data_folder() / "tiny_vlm")
+    dataset = build_tasks(table, {"select 3": 200, "compare 2": 100, "sequence 2-4": 100}, seed=5)
+    dataset.features = encode_table(table, model, processor)
+    return model, processor, dataset
+
+
+def test_trained_model_answers_as_its_figures_say(trained):
+    model, processor, dataset = trained
+    graded = grade(predict(model, processor, dataset))
+    accuracy = graded.groupby("task")["correct"].mean()
+    assert accuracy["select"] >= 0.93
+    assert accuracy["compare"] >= 0.88
+    assert accuracy["sequence"] >= 0.88
+    assert graded["valid"].mean() >= 0.98
+
+
+def test_trained_model_fails_on_the_images_of_other_questions(trained):
+    model, processor, dataset = trained
+    mistaken = evaluate(model, processor, shuffled(dataset.of_task("select")))
+    assert mistaken["low"].iloc[0] < 1 / 3 + 0.05
+    assert summarise(grade(predict(model, processor, dataset.of_task("select"))))[
+        "accuracy"].iloc[0] > mistaken["high"].iloc[0]
