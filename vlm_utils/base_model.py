@@ -32,13 +32,8 @@ from vlm_utils.processor import MultiImageProcessor, special_tokens
 from vlm_utils.profiles import get_profile
 from vlm_utils.tiny_earth import Scene
 from vlm_utils.training import TrainingSettings, train
-from vlm_utils.vision_pretraining import (
-    PATCH,
-    SIDE,
-    pretrain_encoder,
-    turned,
-    turned_scene,
-)
+from vlm_utils.turning import turn_scene, turn_tensor
+from vlm_utils.vision_pretraining import PATCH, SIDE, pretrain_encoder
 
 VOCABULARY = 1024
 MAX_LENGTH = 512
@@ -76,9 +71,9 @@ class TurnedFeatures:
     def __init__(self, pixels: PixelTable, scenes: list[Scene], model: MultiImageVLM):
         rows = range(len(scenes))
         self.features = torch.cat([
-            model.encode_images(turned(pixels[list(rows[i:i + 256])], turn)).half()
+            model.encode_images(turn_tensor(pixels[list(rows[i:i + 256])], turn)).half()
             for turn in range(8) for i in range(0, len(scenes), 256)])  # (8 * images, patches, dim)
-        scenes = [turned_scene(scene, turn) for turn in range(8) for scene in scenes]
+        scenes = [turn_scene(scene, turn) for turn in range(8) for scene in scenes]
         self.truth = tasks.Truth(scenes, [tiny_earth.captions(s) for s in scenes], [])
 
     def __getitem__(self, rows: list[int]) -> Tensor:

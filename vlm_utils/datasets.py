@@ -18,6 +18,7 @@ from vlm_utils import images, tasks, tiny_earth
 from vlm_utils.processor import MultiImageProcessor
 from vlm_utils.profiles import Profile, image_folder
 from vlm_utils.tasks import Recipe, Truth
+from vlm_utils.turning import turn_image, turn_scene
 
 IGNORED = -100  # the label that cross entropy leaves out
 CAPTIONS = tuple(f"caption_{i}" for i in range(5))
@@ -44,12 +45,15 @@ class ImageTable:
     name: str
     dataset: object
     truth: Truth
+    turns: int = 1  # orientations; see add_turns
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def image(self, row: int) -> Image.Image:
-        return images.as_rgb(self.dataset[row]["image"], f"{self.name} row {row}")
+        picture = images.as_rgb(self.dataset[row]["image"], f"{self.name} row {row}")
+        turn = row * self.turns // len(self)
+        return turn_image(picture, turn) if turn else picture
 
 
 @dataclass(eq=False)
@@ -100,6 +104,26 @@ def load_image_table(profile: Profile, split: str, with_truth: bool = False) -> 
     if profile.dataset is not None:
         return _captioned_table(images.load_hub_images(profile.dataset, split), split)
     return _tiny_earth_table(split)
+
+
+def add_turns(table: ImageTable, turns: int) -> ImageTable:
+    """The same images in 1 to 8 orientations, their ground truth turned with them.
+
+    Row i + turn * images is image i turned. A view from above has no up or down, so each turned
+    tile is as true as the first. Images without scenes are left as they are: captions cannot be
+    turned.
+    """
+    from datasets import concatenate_datasets
+    if turns == 1 or not table.truth.has_scenes:
+        return table
+    truth, count = table.truth, len(table)
+    scenes = [turn_scene(scene, turn) for turn in range(turns) for scene in truth.scenes]
+    captions = [*truth.captions, *(tiny_earth.captions(scene) for scene in scenes[count:])]
+    places = [tuple(row + turn * count for row in rows)
+              for turn in range(turns) for rows in truth.places]
+    return ImageTable(f"{table.name}, {turns} orientations",
+                      concatenate_datasets([table.dataset] * turns),
+                      Truth(scenes, captions, places), turns)
 
 
 def mask_prompt(prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> list[int]:

@@ -48,11 +48,12 @@ def draw_images(rows: Sequence[Sequence], titles: Sequence[str] | None = None,
             part.suptitle(wrap(titles[i], int(width * 13)), fontsize=9, x=0.01, ha="left")
         axes = part.subplots(1, columns, squeeze=False)[0]
         for k, axis in enumerate(axes):
-            axis.axis("off")
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
             if k < len(row):
                 axis.imshow(np.asarray(row[k]), interpolation="nearest")
                 text = captions[i][k] if captions else f"image {k + 1}"
-                axis.set_title(wrap(text, int(size * 13)), fontsize=7.5, y=-0.02, va="top")
+                axis.set_xlabel(wrap(text, int(size * 13)), fontsize=7.5, labelpad=3)
     return figure
 
 
@@ -69,7 +70,7 @@ def draw_samples(samples: Sequence, answers: Sequence[str] | None = None,
     return draw_images([sample.images for sample in samples], titles, size=size)
 
 
-def draw_layout(tokens: Sequence[str], width: int = 30) -> Figure:
+def draw_layout(tokens: Sequence[str], width: int = 15) -> Figure:
     """A prompt as coloured boxes, one a token: placeholders of each image, identifiers, text."""
     lines = -(-len(tokens) // width)
     figure = new_figure(9, 0.5 + 0.55 * lines)
@@ -84,7 +85,7 @@ def draw_layout(tokens: Sequence[str], width: int = 30) -> Figure:
         axis.add_patch(Rectangle((x, y), 0.94, 0.8, color=colour))
         label = f"img{image + 1}" if token == "<image>" else token.replace("Ġ", " ")
         axis.text(x + 0.47, y + 0.4, label.replace("Ċ", "\\n").strip()[:9], ha="center",
-                  va="center", fontsize=5.5 if len(label) < 7 else 4.5,
+                  va="center", fontsize=8 if len(label) < 8 else 6.5,
                   color="white" if token == "<image>" else "black")
         previous = token
     axis.set(xlim=(-0.2, width), ylim=(-lines + 0.6, 1))

@@ -28,6 +28,7 @@ class Profile:
     base_model, trained_model: folders under data/ that hold a whole model, or None.
     vision_encoder, language_model, dataset: hub repositories, used where base_model is None.
     mixture: how many training samples of each task and number of images (`datasets.build_tasks`).
+    turns: orientations in which training images are seen (`datasets.add_turns`).
     test_samples: samples of each task and number of images in an evaluation.
     """
 
@@ -40,6 +41,7 @@ class Profile:
     dataset: HubRepository | None = None
     merge_factor: int = 2
     max_images: int = 8
+    turns: int = 1
     mixture: dict[str, int] = field(default_factory=dict)
     test_samples: int = 200
     batch_size: int = 64
@@ -61,8 +63,13 @@ PROFILES = {
         summary="TinyEarth tiles, a 3-layer ViT and a 3-layer Llama, all embedded in data/",
         base_model="tiny_vlm_base",
         trained_model="tiny_vlm",
-        mixture={"select 2": 8000, "select 3": 16000, "compare 2": 12000,
-                 "sequence 2-4": 12000, "refer 1-3": 8000, "describe 1": 2000},
+        turns=4,
+        mixture={"select 2": 16000, "select 3": 44000, "compare 2": 44000,
+                 "sequence 2-4": 52000, "refer 1-3": 24000, "describe 1": 4000},
+        batch_size=32,
+        steps=5500,
+        learning_rate=1.5e-3,
+        warmup_steps=300,
     ),
     "full": Profile(
         name="full",

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vlm_utils.datasets import build_tasks, load_image_table
+from vlm_utils.datasets import add_turns, build_tasks, load_image_table
 from vlm_utils.evaluation import evaluate
 from vlm_utils.loading import load_base_model
 from vlm_utils.profiles import get_profile
@@ -21,9 +21,10 @@ from vlm_utils.tiny_earth import data_folder
 from vlm_utils.training import TrainingSettings, encode_table, train
 
 STEPS = 9000
-MIXTURE = {"select 2": 20_000, "select 3": 40_000, "select 4-8": 60_000, "compare 2": 40_000,
-           "sequence 2-4": 30_000, "sequence 5-8": 40_000, "refer 1-3": 20_000,
-           "refer 4-8": 30_000, "describe 1": 6_000}
+TURNS = 8
+MIXTURE = {"select 2": 20_000, "select 3": 50_000, "select 4-8": 40_000, "compare 2": 60_000,
+           "sequence 2-4": 50_000, "sequence 5-8": 30_000, "refer 1-3": 30_000,
+           "refer 4-8": 20_000, "describe 1": 6_000}
 TEST_MIXTURE = {"select 2": 500, "select 3": 500, "select 8": 500, "compare 2": 500,
                 "sequence 2": 500, "sequence 3": 500, "sequence 4": 500, "sequence 8": 500,
                 "refer 1": 500, "refer 3": 500, "refer 8": 500}
@@ -38,8 +39,9 @@ def main() -> None:
     started = time.perf_counter()
     model, processor = load_base_model(profile)
     tables = {split: load_image_table(profile, split) for split in ("train", "test")}
-    dataset = build_tasks(tables["train"], MIXTURE, seed=0)
-    dataset.features = encode_table(tables["train"], model, processor)
+    turned = add_turns(tables["train"], TURNS)
+    dataset = build_tasks(turned, MIXTURE, seed=0)
+    dataset.features = encode_table(turned, model, processor)
     print(f"{len(dataset):,} samples, {time.perf_counter() - started:.0f} s so far", flush=True)
     losses: list[float] = []
 

@@ -7,7 +7,6 @@ way, on what stands in each of the nine cells of a TinyEarth tile; the classifie
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
 from vlm_utils.tiny_earth import COVERS, KINDS, LINE_PLACES, PLACES, Scene
+from vlm_utils.turning import label_order, turn_tensor
 
 SIDE, PATCH = 64, 16
 _LINES = ("river", "road")
@@ -52,32 +52,6 @@ def new_encoder() -> ViTModel:
     return encoder
 
 
-def turned(image: Tensor, turn: int) -> Tensor:
-    """(..., side, side) in one of its eight orientations: 4 quarter turns, then mirrored."""
-    image = torch.rot90(image, turn % 4, (-2, -1))
-    return image.flip(-1) if turn >= 4 else image
-
-
-def label_order(turn: int) -> list[int]:
-    """Where each label of a turned tile stood before: new_labels = labels[label_order(turn)]."""
-    cells = turned(torch.arange(9).view(3, 3), turn).flatten().tolist()
-    masks = torch.zeros(6, 3, 3, dtype=torch.long)
-    for i in range(3):
-        masks[i, i, :] = masks[3 + i, :, i] = 1
-    lines = [next(old for old in range(6) if turned(masks[old], turn).equal(masks[new]))
-             for new in range(6)]
-    return [0] + [1 + c for c in cells] + [10 + c for c in cells] + [19 + i for i in lines]
-
-
-def turned_scene(scene: Scene, turn: int) -> Scene:
-    """The scene of a turned tile."""
-    order = label_order(turn)
-    cells = {PLACES[old - 1]: PLACES[new] for new, old in enumerate(order[1:10])}
-    lines = {LINE_PLACES[old - 19]: LINE_PLACES[new] for new, old in enumerate(order[19:])}
-    return Scene(scene.cover, tuple(
-        replace(feature, place=(cells | lines)[feature.place]) for feature in scene.features))
-
-
 def augment(pixels: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Tiles turned and mirrored with their labels, shifted by a pixel, in another light.
 
@@ -87,7 +61,7 @@ def augment(pixels: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[T
     pixels, labels = pixels.clone(), labels.clone()
     for turn in range(8):
         chosen = torch.from_numpy(np.flatnonzero(turns == turn))
-        pixels[chosen] = turned(pixels[chosen], turn)
+        pixels[chosen] = turn_tensor(pixels[chosen], turn)
         labels[chosen] = labels[chosen][:, label_order(turn)]
     down, right = rng.integers(-1, 2, 2)
     pixels = torch.roll(pixels, (int(down), int(right)), (-2, -1))
