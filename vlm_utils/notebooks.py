@@ -101,9 +101,9 @@ def headline(notebook) -> str:
 
 
 def to_html(notebook) -> str:
-    """The notebook as one HTML page."""
+    """The notebook as one HTML page; of the templates, "classic" keeps alternative text."""
     from nbconvert import HTMLExporter
-    return HTMLExporter().from_notebook_node(notebook)[0]
+    return HTMLExporter(template_name="classic").from_notebook_node(notebook)[0]
 
 
 def strip_progress(notebook) -> None:
