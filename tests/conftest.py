@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from transformers import (
     LlamaConfig,
@@ -23,6 +24,10 @@ from vlm_utils.base_model import make_tokenizer
 from vlm_utils.datasets import ImageTable, Sample
 from vlm_utils.processor import MultiImageProcessor
 from vlm_utils.tasks import Truth
+
+# A deadline would make a test of what a machine does beside it.
+settings.register_profile("course", deadline=None)
+settings.load_profile("course")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SIDE, PATCH, MERGE, MAX_IMAGES = 64, 16, 2, 8

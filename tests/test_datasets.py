@@ -15,6 +15,7 @@ from vlm_utils.datasets import (
     build_recipes,
     build_tasks,
     encode_sample,
+    encode_samples,
     feasible,
     load_image_table,
     mask_prompt,
@@ -113,6 +114,14 @@ def test_a_recipe_is_encoded_as_its_sample(earth_table, processor):
     recipe = build_recipes(earth_table.truth, {"select 3": 1}, seed=0)[0]
     sample = TaskDataset(earth_table, [recipe])[0]
     assert encode_sample(recipe, processor) == encode_sample(sample, processor)
+
+
+def test_many_recipes_are_encoded_as_each_alone(earth_table, processor):
+    recipes = build_recipes(earth_table.truth, {"select 3": 20, "compare 2": 20}, seed=0)
+    recipes += recipes[:5]                                # what repeats is tokenised once
+    together = encode_samples(recipes, processor)
+    assert together == [encode_sample(recipe, processor) for recipe in recipes]
+    assert together[0] is not together[40]
 
 
 def test_a_sample_is_never_cut_but_refused(make_processor, make_sample):

@@ -11,7 +11,12 @@ from torch import nn
 from vlm_utils import training
 from vlm_utils.architecture import MultiImageVLM
 from vlm_utils.datasets import TaskDataset, build_tasks, load_image_table
-from vlm_utils.loading import find_trained_model, lesson_checkpoint, load_checkpoint
+from vlm_utils.loading import (
+    find_trained_model,
+    lesson_checkpoint,
+    load_checkpoint,
+    recover_checkpoint,
+)
 from vlm_utils.profiles import get_profile, output_folder
 from vlm_utils.tasks import Recipe
 from vlm_utils.training import TrainingSettings, encode_table, parameter_groups, train
@@ -310,6 +315,16 @@ def test_a_crash_while_writing_leaves_the_last_checkpoint_whole(make_model, data
     model, processor = load_checkpoint(tmp_path / "run")
     resumed = losses(model, dataset, processor, settings, folder=tmp_path / "run", resume=True)
     assert resumed == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_crash_between_the_two_renames_is_put_right(tmp_path):
+    (tmp_path / "run.old").mkdir()
+    (tmp_path / "run.old" / "config.json").write_text("kept")
+    recover_checkpoint(tmp_path / "run")
+    assert (tmp_path / "run" / "config.json").read_text() == "kept"
+    (tmp_path / "run.old").mkdir()
+    recover_checkpoint(tmp_path / "run")  # a whole checkpoint is never replaced by an older one
+    assert (tmp_path / "run" / "config.json").read_text() == "kept"
 
 
 def test_resuming_with_other_settings_is_refused_and_they_are_named(make_model, dataset, processor,

@@ -151,6 +151,20 @@ def encode_sample(sample: Sample | Recipe, processor: MultiImageProcessor) -> di
     return {"input_ids": prompt + answer, "labels": mask_prompt(prompt, answer)}
 
 
+def encode_samples(recipes: Sequence[Recipe],
+                   processor: MultiImageProcessor) -> list[dict[str, list[int]]]:
+    """encode_sample for many recipes with answers; what repeats is tokenised once."""
+    prompts = {key: processor.encode_prompt(*key)
+               for key in {(r.prompt, len(r.rows)) for r in recipes}}
+    answers = {answer: processor.encode_answer(answer) for answer in {r.answer for r in recipes}}
+    encoded = []
+    for recipe in recipes:
+        prompt, answer = prompts[recipe.prompt, len(recipe.rows)], answers[recipe.answer]
+        processor.check_length(len(prompt) + len(answer))
+        encoded.append({"input_ids": prompt + answer, "labels": mask_prompt(prompt, answer)})
+    return encoded
+
+
 def build_recipes(truth: Truth, mixture: dict[str, int], seed: int) -> list[Recipe]:
     """Samples of each task: {"select 3": 100, "sequence 2-4": 50}, shuffled, without repeats.
 

@@ -25,10 +25,22 @@ def load_base_model(profile: Profile, **settings) -> tuple[MultiImageVLM, MultiI
 def load_checkpoint(folder: str | Path, **settings) -> tuple[MultiImageVLM, MultiImageProcessor]:
     """A model and its processor as train() wrote them. Raises FileNotFoundError if not there."""
     folder = Path(folder)
+    recover_checkpoint(folder)
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"no model in {folder}: config.json is missing")
     model = MultiImageVLM.from_pretrained(folder).freeze_vision_encoder().eval()
     return model.to(get_device()), MultiImageProcessor.from_pretrained(folder, **settings)
+
+
+def recover_checkpoint(folder: str | Path) -> None:
+    """Put the last checkpoint back where a crash came between moving it away and its successor in.
+
+    That leaves FOLDER.old and no FOLDER. Anything else is left as it is.
+    """
+    folder = Path(folder)
+    old = folder.with_name(folder.name + ".old")
+    if old.is_dir() and not folder.exists():
+        old.rename(folder)
 
 
 def lesson_checkpoint() -> Path:
@@ -41,6 +53,7 @@ def find_trained_model(profile: Profile) -> tuple[Path, str]:
 
     Raises FileNotFoundError where there is neither.
     """
+    recover_checkpoint(lesson_checkpoint())
     if (lesson_checkpoint() / "config.json").is_file():
         return lesson_checkpoint(), "the checkpoint that lesson 04 wrote"
     if profile.trained_model is not None:

@@ -67,6 +67,13 @@ class Truth:
                 rows["feature", f.kind, f.place].append(row)
         return rows
 
+    @cached_property
+    def places_by_length(self) -> dict[int, list[tuple[int, ...]]]:
+        """For each number of images, the places that have at least so many."""
+        longest = max((len(rows) for rows in self.places), default=0)
+        return {count: [rows for rows in self.places if len(rows) >= count]
+                for count in range(1, longest + 1)}
+
 
 def with_article(kind: str) -> str:
     return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
@@ -208,9 +215,9 @@ def compare(truth: Truth, rng: np.random.Generator, num_images: int = 2) -> Reci
 
 def sequence(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
     """What happens over several frames of one place, forwards or backwards in time?"""
-    places = [p for p in truth.places if len(p) >= num_images]
+    places = truth.places_by_length.get(num_images)
     if not places:
-        longest = max((len(p) for p in truth.places), default=0)
+        longest = max(truth.places_by_length, default=0)
         raise ValueError(f"a sequence of {num_images} images was asked for and the longest of "
                          f"this data set has {longest}")
     rows = places[rng.integers(len(places))]

@@ -27,7 +27,8 @@ from transformers import get_cosine_schedule_with_warmup
 
 from vlm_utils.architecture import MultiImageVLM
 from vlm_utils.collate import LengthGroupedSampler, pad_texts
-from vlm_utils.datasets import ImageTable, TaskDataset, encode_sample
+from vlm_utils.datasets import ImageTable, TaskDataset, encode_samples
+from vlm_utils.loading import recover_checkpoint
 from vlm_utils.processor import MultiImageProcessor
 from vlm_utils.profiles import Profile, get_device, output_folder
 
@@ -37,7 +38,9 @@ _STATE = "training_state.pt"
 @dataclass(frozen=True)
 class TrainingSettings:
     """steps: optimizer steps, each of batch_size x accumulation samples. precision: "no" (float32),
-    "bf16" or "fp16". checkpoint_every: steps between checkpoints, 0 for none on the way."""
+    "bf16" or "fp16". checkpoint_every: steps between checkpoints, 0 for none on the way. window:
+    batches of samples that are sorted by length together (collate.LengthGroupedSampler); 1 mixes
+    the tasks in every batch."""
 
     steps: int
     batch_size: int = 64
@@ -48,6 +51,7 @@ class TrainingSettings:
     max_grad_norm: float = 1.0
     precision: str = "no"
     checkpoint_every: int = 0
+    window: int = 16
     seed: int = 0
 
     @classmethod
@@ -144,7 +148,7 @@ class EncodedSamples(torch.utils.data.Dataset):
                              f"({len(unknown)} of {len(dataset)}): add captions to the images")
         self.recipes, self.features = dataset.recipes, dataset.features
         self.pad_token_id = processor.pad_token_id
-        self.texts = [encode_sample(recipe, processor) for recipe in dataset.recipes]
+        self.texts = encode_samples(dataset.recipes, processor)
         self.lengths = [len(text["input_ids"]) for text in self.texts]
 
     def __len__(self) -> int:
@@ -160,20 +164,22 @@ class EncodedSamples(torch.utils.data.Dataset):
         batch[self.features.key] = self.features[rows]
         return batch
 
-    def loader(self, batch_size: int, seed: int) -> DataLoader:
+    def loader(self, batch_size: int, seed: int, window: int = 16) -> DataLoader:
         if len(self) < batch_size:
             raise ValueError(f"{len(self)} samples do not fill one batch of {batch_size}: "
                              "choose a smaller batch_size")
-        sampler = LengthGroupedSampler(self.lengths, batch_size, seed)
+        sampler = LengthGroupedSampler(self.lengths, batch_size, seed, window)
         return DataLoader(self, batch_sampler=sampler, collate_fn=self.collate)
 
 
-def train(model: MultiImageVLM, dataset: TaskDataset, processor: MultiImageProcessor,
-          settings: TrainingSettings, folder: str | Path | None = None, resume: bool = False,
+def train(model: MultiImageVLM, dataset: TaskDataset | EncodedSamples,
+          processor: MultiImageProcessor, settings: TrainingSettings,
+          folder: str | Path | None = None, resume: bool = False,
           on_step: Callable[[dict], None] | None = None) -> pd.DataFrame:
     """Train the model's unfrozen parameters; returns step, loss, learning rate and seconds.
 
-    folder: where checkpoints go. resume: go on from the checkpoint there, with the same batches
+    dataset: EncodedSamples where several runs share them, else they are made here. folder: where
+    checkpoints go. resume: go on from the checkpoint there, with the same batches
     in the same order as if there had been no interruption. on_step: called after each step with
     its row. An interrupt (the stop button) saves a checkpoint, where there is a folder, and
     returns what was reached. Raises FloatingPointError where the loss is no number.
@@ -182,10 +188,11 @@ def train(model: MultiImageVLM, dataset: TaskDataset, processor: MultiImageProce
     set_seed(settings.seed)
     AcceleratorState._reset_state()  # a second run in one notebook may choose another precision
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=get_device().type == "cpu")
-    samples = EncodedSamples(dataset, processor)
+    samples = dataset if isinstance(dataset, EncodedSamples) \
+        else EncodedSamples(dataset, processor)
     optimizer = make_optimizer(model, settings)
     schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
-    loader = samples.loader(settings.batch_size, settings.seed)
+    loader = samples.loader(settings.batch_size, settings.seed, settings.window)
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     history: list[dict] = []
     if resume:
@@ -224,6 +231,18 @@ def train(model: MultiImageVLM, dataset: TaskDataset, processor: MultiImageProce
     return pd.DataFrame(history)
 
 
+def print_progress(every: int) -> Callable[[dict], None]:
+    """An on_step that prints step, mean loss and seconds once in so many steps."""
+    losses: list[float] = []
+
+    def report(row: dict) -> None:
+        losses.append(row["loss"])
+        if row["step"] % every == 0:
+            print(f"step {row['step']:5d}  loss {np.mean(losses[-every:]):.4f}  "
+                  f"{row['seconds']:.0f} s", flush=True)
+    return report
+
+
 def _accumulate(accelerator: Accelerator, model: nn.Module, window: list[dict]) -> float:
     """Gradients of several batches as of one: each token counts the same. Returns the loss."""
     count = sum((batch["labels"][:, 1:] != -100).sum() for batch in window)
@@ -258,6 +277,7 @@ def save_checkpoint(folder: str | Path, model: MultiImageVLM, processor: MultiIm
     Written to a folder beside and moved into place: a crash leaves the last checkpoint whole.
     """
     folder = Path(folder)
+    recover_checkpoint(folder)
     fresh = folder.with_name(folder.name + ".new")
     old = folder.with_name(folder.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -265,7 +285,8 @@ def save_checkpoint(folder: str | Path, model: MultiImageVLM, processor: MultiIm
     processor.save_pretrained(fresh)
     torch.save({"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
                 "history": history, "settings": vars(settings),
-                "random": torch.get_rng_state()}, fresh / _STATE)
+                "random": torch.get_rng_state(),
+                "random_cuda": torch.cuda.get_rng_state_all()}, fresh / _STATE)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
@@ -280,6 +301,8 @@ def load_training_state(folder: str | Path, optimizer, schedule,
     The weights are read with from_pretrained before. Raises FileNotFoundError where there is no
     checkpoint, ValueError where it was made with other settings.
     """
+    if folder:
+        recover_checkpoint(folder)
     folder = Path(folder or "")
     path = folder / _STATE
     if not path.is_file():
@@ -293,6 +316,8 @@ def load_training_state(folder: str | Path, optimizer, schedule,
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
     torch.set_rng_state(state["random"])
+    if len(state["random_cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["random_cuda"])
     return state["history"]
 
 
