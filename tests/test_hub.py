@@ -1,7 +1,11 @@
 """The full profile, from a cache in the hub's own layout; without one, a clear message."""
 
+import re
+import shutil
 import socket
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import huggingface_hub
@@ -191,6 +195,130 @@ def test_prefetch_without_a_network_says_so(cache, attempts, capsys):
     assert hub.prefetch(FULL) == 1
     assert "google/vit-base-patch16-224: cannot be fetched" in capsys.readouterr().out
     assert [path for path in cache.rglob("*") if path.is_file()] == []
+
+
+# --- prefetch, from a hub that is a folder -----------------------------------------------------
+
+class FakeHub:
+    """A filled cache plays the hub: downloads copy from it. breaks_after: files until the line
+    is cut. copied: names of the files that were downloaded."""
+
+    def __init__(self, remote, monkeypatch):
+        self.remote, self.copied, self.breaks_after = remote, [], None
+        self.real = huggingface_hub.snapshot_download
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", self.snapshot_download)
+        monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *args, **settings: None)
+
+    def snapshot_download(self, repo_id, *, repo_type, revision, allow_patterns, cache_dir=None,
+                          local_files_only=False, dry_run=False):
+        if local_files_only:
+            return self.real(repo_id, repo_type=repo_type, revision=revision, cache_dir=cache_dir,
+                             allow_patterns=allow_patterns, local_files_only=True)
+        source = next(self.remote.glob(f"*{repo_id.replace('/', '--')}/snapshots/*"))
+        cache = Path(cache_dir or huggingface_hub.constants.HF_HUB_CACHE)
+        target = cache / source.relative_to(self.remote)
+        files = [f.relative_to(source) for f in sorted(source.rglob("*")) if f.is_file()]
+        if dry_run:
+            return [SimpleNamespace(filename=str(f), file_size=(source / f).stat().st_size,
+                                    will_download=not (target / f).exists()) for f in files]
+        shutil.copytree(source.parents[1] / "refs", target.parents[1] / "refs",
+                        dirs_exist_ok=True)
+        for file in files:
+            if (target / file).exists():
+                continue
+            if self.breaks_after == len(self.copied):
+                raise ConnectionError("the line was cut")
+            (target / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source / file, target / file)
+            self.copied.append(str(file))
+        return str(target)
+
+
+@pytest.fixture
+def fake_hub(filled, cache, tmp_path, monkeypatch):
+    """What `filled` made becomes the hub; the cache is an empty folder again."""
+    remote = tmp_path / "remote"
+    cache.rename(remote)
+    cache.mkdir()
+    return FakeHub(remote, monkeypatch)
+
+
+def test_prefetch_says_all_sizes_before_it_starts_and_then_fetches(fake_hub, capsys):
+    assert hub.prefetch(FULL) == 0
+    lines = capsys.readouterr().out.strip().split("\n")
+    first = next(i for i, line in enumerate(lines) if line.startswith("[1/3]"))
+    sizes = [int(re.search(r": (\d+) MB in \d+ files, 0 files are there", line)[1])
+             for line in lines[:3]]
+    assert first == 4 and re.match(r"\d+ MB to download into .*, where \d+ MB are free", lines[3])
+    assert abs(sum(sizes) - int(lines[3].split()[0])) <= 2
+    assert lines[-1] == "everything is there"
+    assert all(hub.in_cache(repository) for repository in hub.repositories(FULL))
+
+
+def test_an_interrupted_prefetch_goes_on_where_it_stopped(fake_hub, capsys):
+    fake_hub.breaks_after = 4
+    assert hub.prefetch(FULL) == 1
+    assert "it goes on where it stopped" in capsys.readouterr().out
+    fake_hub.breaks_after = None
+    assert hub.prefetch(FULL) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"[1-9]\d* files are there|in the cache", said)
+    per_repository = sum(len(list(r.glob("**/snapshots/*/**/*.*"))) for r in [fake_hub.remote])
+    assert len(fake_hub.copied) == per_repository       # each file once
+
+
+def test_control_c_ends_a_prefetch_with_a_sentence(fake_hub, monkeypatch, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(hub, "_download", interrupt)
+    assert hub.prefetch(FULL) == 1
+    assert capsys.readouterr().out.endswith("goes on where it stopped\n")
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_downloaded(fake_hub, monkeypatch,
+                                                                       capsys):
+    monkeypatch.setattr(hub, "free_bytes", lambda folder: 1000)
+    assert hub.prefetch(FULL) == 1
+    assert "not enough: make room" in capsys.readouterr().out and fake_hub.copied == []
+
+
+def test_a_damaged_file_is_fetched_anew(fake_hub, cache, capsys):
+    assert hub.prefetch(FULL) == 0
+    weights = snapshot(cache, FULL.language_model) / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-100])
+    assert hub.damaged(weights.parent) == ["model.safetensors"]
+    fake_hub.copied.clear()
+    assert hub.prefetch(FULL) == 0
+    assert "model.safetensors is damaged" in capsys.readouterr().out
+    assert fake_hub.copied == ["model.safetensors"] and weights.read_bytes() == whole
+
+
+def test_a_folder_can_be_carried_to_a_machine_without_a_network(fake_hub, cache, tmp_path,
+                                                               monkeypatch, attempts, capsys):
+    stick = tmp_path / "stick"
+    assert hub.prefetch(FULL, stick) == 0
+    assert f"set HF_HUB_CACHE to its copy of {stick}" in capsys.readouterr().out
+    assert [path for path in cache.rglob("*") if path.is_file()] == []
+    carried = tmp_path / "carried"
+    shutil.copytree(stick, carried)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(carried))
+    assert hub.prefetch(FULL) == 0
+    assert all(carried in hub.fetch(each).parents for each in hub.repositories(FULL))
+    assert len(load_image_table(FULL, "test")) == ROWS["test"]
+    assert attempts == []
+
+
+def test_the_command_fetches_the_full_profile_unless_another_is_named(monkeypatch, tmp_path):
+    from vlm_utils import __main__ as command
+    asked = []
+    monkeypatch.setattr(hub, "prefetch", lambda *given: asked.append(given) or 0)
+    monkeypatch.setattr("sys.argv", ["vlm_utils", "prefetch", "--folder", str(tmp_path)])
+    assert command.main() == 0
+    monkeypatch.setenv("VLM_PROFILE", "tiny")
+    monkeypatch.setattr("sys.argv", ["vlm_utils", "prefetch"])
+    assert command.main() == 0
+    assert asked == [(FULL, tmp_path), (get_profile("tiny"), None)]
 
 
 # --- the real shapes ---------------------------------------------------------------------------

@@ -1,8 +1,9 @@
-"""Commands of the course: `python -m vlm_utils course`, `python -m vlm_utils prefetch`."""
+"""Commands of the course: `python -m vlm_utils course`, `check`, `doctor`, `prefetch`."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -15,19 +16,33 @@ def main() -> int:
     course.add_argument("lessons", nargs="*", help="numbers, as 01 04; default: all")
     course.add_argument("--output", type=Path, default=root / "build")
     course.add_argument("--write", action="store_true", help="store the outputs in the notebooks")
+    check = commands.add_parser("check", help="run the lessons under nbval, with a table")
+    check.add_argument("lessons", nargs="*", help="numbers, as 01 04; default: all")
+    check.add_argument("--output", type=Path, default=root / "build")
+    check.add_argument("--profile", help="tiny or full; default: VLM_PROFILE, else tiny")
     commands.add_parser("sync", help="write the modules' source into the marked cells")
     commands.add_parser("draw", help="draw the picture of the README")
-    commands.add_parser("prefetch", help="download what the profile needs from the hub")
+    prefetch = commands.add_parser("prefetch", help="download what the full profile needs")
+    prefetch.add_argument("--folder", type=Path, help="where to; default: the hub's own cache")
+    doctor = commands.add_parser("doctor", help="say what is ready here, and what to do if not")
+    doctor.add_argument("--profile", help="tiny or full; default: VLM_PROFILE, else tiny")
     options = parser.parse_args()
-    if options.command == "prefetch":
+    if options.command in ("prefetch", "doctor"):
         from vlm_utils import hub, profiles
-        return hub.prefetch(profiles.get_profile())
+        if options.command == "prefetch":
+            return hub.prefetch(profiles.get_profile(os.environ.get("VLM_PROFILE") or "full"),
+                                options.folder)
+        from vlm_utils import doctor
+        return doctor.examine(profiles.get_profile(options.profile))
     if options.command == "draw":
         return _draw(root / "notebooks" / "pictures" / "architecture.png")
     from vlm_utils import notebooks
     if options.command == "course":
         return notebooks.run_course(root / "notebooks", options.output, options.lessons,
                                     options.write)
+    if options.command == "check":
+        return notebooks.check_course(root / "notebooks", options.output, options.lessons,
+                                      options.profile)
     import nbformat
     for path in notebooks.lessons(root / "notebooks"):
         notebook = nbformat.read(path, as_version=4)
