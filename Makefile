@@ -1,4 +1,4 @@
-# The course in four commands. Each installs what it needs on its first run, and only then.
+# The course's commands. Each installs what it needs on its first run, and only then.
 # PYTHON chooses the interpreter (3.10 or newer).
 
 PYTHON ?= python3
@@ -6,13 +6,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: course test lab notebooks clean
+.PHONY: course test check lab notebooks clean
 
 course: $(READY)  ## execute the six lessons, write HTML pages under build/
 	$(BIN)/python -m vlm_utils course
 
 test: $(READY)  ## unit tests, and every notebook under nbval
-	$(BIN)/python -m pytest --nbval-lax --nbval-cell-timeout=900 tests notebooks
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
+		tests notebooks
+
+check: $(READY)  ## for instructors: the notebooks only, and a table; PROFILE=full at real size
+	$(BIN)/python -m vlm_utils check $(if $(PROFILE),--profile $(PROFILE))
 
 lab: $(READY)  ## open JupyterLab on lesson 01
 	$(BIN)/python -m jupyter lab notebooks/01_architecture.ipynb

@@ -72,7 +72,7 @@ def test_every_import_of_the_package_is_a_dependency():
     names = {"PIL": "pillow", "IPython": "jupyterlab", "huggingface_hub": "transformers",
              "safetensors": "transformers", "nbformat": "nbval", "nbclient": "jupyterlab",
              "nbconvert": "jupyterlab", "tqdm": "datasets", "pyarrow": "datasets",
-             "tokenizers": "transformers"}
+             "tokenizers": "transformers", "pytest": "nbval", "jupyter_client": "jupyterlab"}
     declared = {package_name(text) for text in PROJECT["dependencies"]}
     used = {name.split(".")[0] for path in modules().values() for name in imports(path)}
     foreign = used - set(sys.stdlib_module_names) - {"vlm_utils"}
@@ -194,7 +194,8 @@ def test_the_top_level_holds_what_was_agreed():
     tops = {path.relative_to(REPOSITORY).parts[0] for path in tracked_texts()}
     assert tops <= {"notebooks", "vlm_utils", "data", "tests", "environment.yml", "README.md",
                     "pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "CONTRIBUTING.md",
-                    ".ci", ".github", ".gitignore", ".gitattributes"}
+                    ".ci", ".github", ".gitignore", ".gitattributes",
+                    "benchmarks", "solutions", "instructors.md"}
 
 
 # --- settings ----------------------------------------------------------------------------------

@@ -1,13 +1,13 @@
 """The notebooks as files: executed, tidy, and showing the package's own source."""
 
-import re
 import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 
-from vlm_utils import notebooks
+from vlm_utils import notebook_files, notebooks
+from vlm_utils.notebook_files import faults
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 LESSONS = notebooks.lessons(FOLDER)
@@ -21,49 +21,6 @@ def read(path):
 
 def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def faults(path: Path) -> list[str]:
-    """Everything that is wrong with a notebook as a file."""
-    notebook, found = read(path), []
-    cells = code_cells(notebook)
-    if [cell.execution_count for cell in cells] != list(range(1, len(cells) + 1)):
-        found.append("not executed from top to bottom")
-    figures = 0
-    for number, cell in enumerate(cells, start=1):
-        tags = cell.metadata.get("tags", [])
-        lines = cell.source.split("\n")
-        marked = notebooks.marked_source(cell.source, path.parent)
-        if marked is None and (len(lines) > 25 or max(map(len, lines)) > 76):
-            found.append(f"cell {number} is too long or too wide")
-        if marked is not None and marked != cell.source:
-            found.append(f"cell {number} differs from its module: run `make notebooks`")
-        for out in cell.outputs:
-            text = out.get("text", "") + str(out.get("data", {}).get("text/plain", ""))
-            if out.output_type == "error" and "raises-exception" not in tags:
-                found.append(f"cell {number} stores an error")
-            if out.output_type == "stream" and out.name == "stderr":
-                found.append(f"cell {number} stores a warning or progress: {out.text[:80]}")
-            if re.search(r"\d+%\|", text):
-                found.append(f"cell {number} stores a progress bar")
-            if "image/png" in out.get("data", {}):
-                figures += 1
-                if not out.metadata.get("image/png", {}).get("alt"):
-                    found.append(f"cell {number} has a figure without alternative text")
-    if figures < 2:
-        found.append(f"{figures} figures, at least two are wanted")
-    if not any("headline" in cell.metadata.get("tags", []) for cell in cells):
-        found.append("no headline")
-    if sum("nbval-check-output" in cell.metadata.get("tags", []) for cell in cells) < 1:
-        found.append("no output is compared")
-    for cell in notebook.cells:
-        if cell.cell_type == "markdown":
-            for link in re.findall(r"\]\(([^)#:]+)\)", cell.source):
-                if not (path.parent / link).exists():
-                    found.append(f"a link to {link}, which is not there")
-    if path.stat().st_size > 1_500_000:
-        found.append("larger than 1.5 MB")
-    return found
 
 
 def test_the_six_lessons_are_there_and_each_has_its_module():
@@ -109,23 +66,110 @@ def figure(notebook):
                 if "image/png" in out.get("data", {}))
 
 
-FAULTS = {
-    "not executed": lambda n: code_cells(n)[2].update(execution_count=None),
-    "differs from its module": lambda n: marked_cell(n).update(
-        source=marked_cell(n).source.replace("left", "right", 1)),
-    "too long": lambda n: code_cells(n)[0].update(source="x = 1\n" * 30),
-    "alternative text": lambda n: figure(n).metadata.clear(),
-    "progress": lambda n: code_cells(n)[0].outputs.append(
-        nbformat.v4.new_output("stream", name="stderr", text=" 50%|###  | 1/2")),
-    "stores an error": lambda n: code_cells(n)[0].outputs.append(
-        nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])),
-    "which is not there": lambda n: n.cells[0].update(source="[next](99_nowhere.ipynb)"),
-}
+def compared_cell(notebook):
+    return next(c for c in code_cells(notebook)
+                if "nbval-check-output" in c.metadata.get("tags", []))
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_a_planted_fault_is_found(tmp_path, fault):
-    assert fault in planted(tmp_path, FAULTS[fault])
+def prose(text):
+    return lambda n: n.cells.insert(1, nbformat.v4.new_markdown_cell(text))
+
+
+def prints(text, name="stdout"):
+    return lambda n: code_cells(n)[0].outputs.append(
+        nbformat.v4.new_output("stream", name=name, text=text))
+
+
+def take_tag(tag):
+    def take(notebook):
+        for cell in code_cells(notebook):
+            cell.metadata["tags"] = [t for t in cell.metadata.get("tags", []) if t != tag]
+    return take
+
+
+def with_image_tag(notebook):
+    notebook.cells.insert(1, nbformat.v4.new_markdown_cell('<img src="pictures/architecture.png">'))
+
+
+FAULTS = [
+    ("not executed", lambda n: code_cells(n)[2].update(execution_count=None)),
+    ("not executed", lambda n: n.cells.remove(code_cells(n)[2])),
+    ("differs from its module", lambda n: marked_cell(n).update(
+        source=marked_cell(n).source.replace("left", "right", 1))),
+    ("cell 1 is too long: 31 lines", lambda n: code_cells(n)[0].update(source="x = 1\n" * 30)),
+    ("cell 1 is too wide: 80 columns", lambda n: code_cells(n)[0].update(source="x" * 80)),
+    ("without alternative text", lambda n: figure(n).metadata.clear()),
+    ("pictures without their alternative text in the HTML", with_image_tag),
+    ("stores a warning or progress", prints(" 50%|###  | 1/2", "stderr")),
+    ("stores a warning or progress", prints("UserWarning: old", "stderr")),
+    ("stores a warning:", prints("a.py:3: FutureWarning: this will go away")),
+    ("stores a progress bar", prints("epoch 1: 100%|####| 6/6 [00:01<00:00]")),
+    ("stores a progress bar", prints("Generating train split: 0 examples [00:00, ? examples/s]")),
+    ("stores an error", lambda n: code_cells(n)[0].outputs.append(
+        nbformat.v4.new_output("error", ename="E", evalue="", traceback=[]))),
+    ("a link to 99_nowhere.ipynb, which", prose("[next](99_nowhere.ipynb)")),
+    ("a link to ../gone.md, which", prose('[page](../gone.md "a title")')),
+    ("a link to pictures/gone.png, which", prose('<img src="pictures/gone.png" alt="x">')),
+    ("a link to #Nowhere, but 03_collate", prose("[above](#Nowhere)")),
+    ("a link to 02_datasets.ipynb#10.-Nothing, but 02_data",
+     prose("[there](02_datasets.ipynb#10.-Nothing)")),
+    ("the prose repeats 4,711", lambda n: (prose("All 4,711 of them.")(n), prints("4711 rows")(n))),
+    ("the prose repeats 97.3%", lambda n: (prose("It has 97.3%, so")(n), prints("0.973")(n))),
+    ("the prose repeats 2.5", lambda n: (prose("takes 2.5.")(n), prints("2.50 times")(n))),
+    ("0 outputs are compared", take_tag("nbval-check-output")),
+    ("prints nothing that is stored", lambda n: compared_cell(n).update(outputs=[])),
+    ("which differ by machine", lambda n: compared_cell(n).outputs[0].update(text="took 1.5 s")),
+    ("which differ by machine", lambda n: compared_cell(n).outputs[0].update(text="at most 80 MB")),
+    ("does not start with its title", lambda n: n.cells.pop(0)),
+    ("2 titles", prose("# Another")),
+    ("heading 'Deep' skips a level", prose("### Deep")),
+    ("sections are numbered [2, 1", prose("## 2. Early")),
+    ("larger than 1.5 MB", prose("long " * 400_000)),
+    ("no headline", take_tag("headline")),
+]
+
+
+@pytest.mark.parametrize(("fault", "change"), FAULTS, ids=[name for name, _ in FAULTS])
+def test_a_planted_fault_is_found(tmp_path, fault, change):
+    assert fault in planted(tmp_path, change)
+
+
+def test_what_is_no_fault_is_not_called_one(tmp_path):
+    def change(notebook):
+        prose("## 1. The first\nSee lesson 47 and sections 11 and 12, `x[13]`, ViT-B/16, "
+              "[15 · There](02_datasets.ipynb#1.-Base-rows:-an-image-and-its-captions), 5 of 8, "
+              "[here](#1.-The-first), [the web](https://example.org/nothing#there).\n\n"
+              "```\n# 14 is no heading, [and this](no.link)\n```")(notebook)
+        prints("47 11 12 13 14 15 16 5 8")(notebook)
+    before, after = planted(tmp_path / "a", lambda n: None), planted(tmp_path / "b", change)
+    assert after.replace("sections are numbered [1, 1, 2, 3, 4, 5]", "").strip() == before
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "instructors.md",
+                                  "data/README.md"])
+def test_links_of_the_pages_beside_the_lessons_resolve(page):
+    assert notebook_files.broken_links(FOLDER.parent / page) == []
+
+
+def test_a_link_to_a_heading_of_a_page_is_followed(tmp_path):
+    (tmp_path / "a.md").write_text("# One title\n## What is *it*, then?\n[x](#one-title) "
+                                   "[y](#what-is-it-then) [z](b.md#gone) [w](#gone)")
+    (tmp_path / "b.md").write_text("# B")
+    assert notebook_files.broken_links(tmp_path / "a.md") == [
+        "a link to b.md#gone, but b.md has no such heading",
+        "a link to #gone, but a.md has no such heading"]
+
+
+def test_numbers_are_compared_by_their_value():
+    def repeated(text, printed):
+        notebook = nbformat.v4.new_notebook(cells=[
+            nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("x", outputs=[
+                nbformat.v4.new_output("execute_result", {"text/plain": printed})])])
+        return notebook_files.repeated_numbers(notebook)
+    assert repeated("98% of 14,330, that is 12.50.", "0.98\n14330\n12.5") == [
+        "98%", "14,330", "12.50"]
+    assert repeated("98% of 14,330", "98, 1433, 14.33, x14330, 14330-1") == []
+    assert repeated("**Time:** 12 minutes.\n**Peak memory:** 1.5 GB. Then 12", "12 1.5") == ["12"]
 
 
 def test_progress_is_stripped_and_other_output_kept():

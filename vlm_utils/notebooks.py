@@ -7,7 +7,10 @@ themselves are replaced, which is how they are made before a commit.
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 MARKER = re.compile(r"^# %load -s (\S+) (\S+)$")
-_PROGRESS = re.compile(r"\d+%\||\d+ examples/s|it/s\]")
+PROGRESS = re.compile(r"\d+%\||\d+ examples \[| examples/s|it/s\]")
 _PEAK = "from vlm_utils.memory import peak_memory as _p; print(f'{_p():.0f}')"
 
 
@@ -41,12 +44,41 @@ def lessons(folder: Path) -> list[Path]:
     return found
 
 
+def choose(folder: Path, only: list[str] | None) -> list[Path]:
+    """The lessons whose names start with one of these numbers, or all.
+
+    Raises ValueError for a number that no lesson has: else nothing would run, and pass.
+    """
+    found = lessons(folder)
+    for number in only or []:
+        if not any(path.name.startswith(number) for path in found):
+            raise ValueError(f"no lesson {number!r}: there are {[p.stem for p in found]}")
+    return [path for path in found if not only or path.name.startswith(tuple(only))]
+
+
+def check_course(folder: Path, output: Path, only: list[str] | None = None,
+                 profile: str | None = None) -> int:
+    """Run lessons under nbval: a table at the end, check.html and check.xml (JUnit) in output.
+
+    Returns pytest's exit status. Notebooks stay as they are. An hour is what a cell may take:
+    a kernel that dies is seen at once, and training at real size is slow.
+    """
+    from vlm_utils.profiles import get_profile
+    output = output.resolve()
+    command = [sys.executable, "-m", "pytest", "-p", "vlm_utils.nbval_checks", "--nbval-lax",
+               "--nbval-current-env", "--nbval-cell-timeout=3600",
+               "--nbval-kernel-startup-timeout=180",
+               f"--lesson-html={output / 'check.html'}", f"--junit-xml={output / 'check.xml'}"]
+    environment = os.environ | {"VLM_PROFILE": get_profile(profile).name}
+    return subprocess.run([*command, *map(str, choose(folder, only))], env=environment,
+                          cwd=folder.parent, check=False).returncode
+
+
 def run_course(folder: Path, output: Path, only: list[str] | None = None,
                write: bool = False) -> int:
     """Execute the lessons in order, print a line for each and a table; returns the failures."""
     output.mkdir(parents=True, exist_ok=True)
-    chosen = [path for path in lessons(folder)
-              if not only or any(path.name.startswith(number) for number in only)]
+    chosen = choose(folder, only)
     results = []
     for number, path in enumerate(chosen, start=1):
         print(f"[{number}/{len(chosen)}] {path.stem} ...", end=" ", flush=True)
@@ -110,7 +142,7 @@ def strip_progress(notebook) -> None:
     """Take finished progress bars out of the outputs: stored, they would stand still at 0%."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [out for out in cell.outputs if not _is_progress(out)]
+            cell.outputs = [out for out in cell.outputs if not is_progress(out)]
 
 
 def fill_marked_cells(notebook, folder: Path) -> None:
@@ -141,12 +173,13 @@ def marked_source(source: str, folder: Path) -> str | None:
     return first + "\n" + "\n\n\n".join(parts)
 
 
-def _is_progress(out) -> bool:
+def is_progress(out) -> bool:
+    """Is an output a progress bar? These come and go with what is cached and how fast it goes."""
     if out.output_type == "stream":
-        return out.name == "stderr" and bool(_PROGRESS.search(out.text))
+        return out.name == "stderr" and bool(PROGRESS.search(out.text))
     data = out.get("data", {})
     return ("application/vnd.jupyter.widget-view+json" in data
-            and bool(_PROGRESS.search(data.get("text/plain", ""))))
+            and bool(PROGRESS.search(data.get("text/plain", ""))))
 
 
 def _clean_metadata(notebook) -> None:

@@ -1,0 +1,291 @@
+"""What may fool nbval, planted in small notebooks: each must fail, once, and say what happened."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+
+import nbformat
+import pytest
+from conftest import REPOSITORY
+
+from vlm_utils import check_report, nbval_checks, notebooks
+
+TIMEOUT = 600       # of a cell, in seconds: what none of the broken notebooks may wait for
+LATE_KILL = """\
+import os, subprocess, sys, time
+code = f"import os, time; time.sleep(1); os.kill({os.getpid()}, 9)"
+subprocess.Popen([sys.executable, "-c", code])
+time.sleep(600)"""
+LIMIT = """\
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000,) * 2)"""
+BROKEN = {
+    "killed": ["import os; os.kill(os.getpid(), 9)", "1"],
+    "killed_from_outside": ["1", LATE_KILL, "1"],
+    "exited": ["import os; os._exit(3)", "1"],
+    "memory_filled": [LIMIT, "kept = []\nwhile True: kept.append(bytearray(1_000_000))", "1"],
+    "unknown_magic": ["%no_such_magic", "1"],
+    "script_not_there": ["%run no_such_script.py", "1"],
+    "error": ["1", "1 / 0", "1", "1"],
+    "works": ["a = bytearray(200_000_000)", "del a", "1"],
+}
+COMPARED = {        # what runs, what is stored: a shape, a count, a decoded prompt
+    "same": ("print((3, 16, 96))", "(3, 16, 96)\n"),
+    "with_a_bar": ("from tqdm.auto import tqdm\nfor _ in tqdm(range(3)): pass\nprint(3)", "3\n"),
+    "other_shape": ("print((3, 16, 96))", "(3, 49, 96)\n"),
+    "other_count": ("print(f'{14330} images')", "14331 images\n"),
+    "other_prompt": ("print('[image]<image_1>What changed?')", "<image_1>[image]What changed?\n"),
+}
+
+
+@dataclass
+class Cell:
+    """A cell in the JUnit file: passed, failed or skipped, the message, and what was measured."""
+
+    outcome: str
+    message: str
+    measured: dict
+
+
+def write_notebook(path, sources, outputs=(), tags=()):
+    cells = [nbformat.v4.new_code_cell(source, execution_count=number)
+             for number, source in enumerate(sources, start=1)]
+    for cell, text in zip(cells, outputs, strict=False):
+        cell.outputs = [nbformat.v4.new_output("stream", text=text)]
+        cell.metadata["tags"] = list(tags)
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+
+
+def run_nbval(folder, *options, **environment):
+    """Outcomes of a folder's notebooks, {notebook: [Cell, ...]}, what pytest wrote, its status."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "vlm_utils.nbval_checks", "--nbval-lax",
+         "--nbval-current-env", f"--nbval-cell-timeout={TIMEOUT}", "-p", "no:cacheprovider",
+         "--nbval-kernel-startup-timeout=300",
+         f"--junit-xml={folder / 'check.xml'}", f"--lesson-html={folder / 'check.html'}",
+         *options, str(folder)],
+        cwd=folder, env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment,
+        capture_output=True, text=True)
+    found = {}
+    for case in ElementTree.parse(folder / "check.xml").iter("testcase"):
+        bad = [child for child in case if child.tag in ("failure", "error", "skipped")]
+        measured = {p.get("name"): p.get("value") for p in case.iter("property")}
+        text = " ".join(f"{child.get('message')} {child.text}" for child in bad)
+        name = case.get("classname").removesuffix(".ipynb").split(".")[-1]
+        found.setdefault(name, []).append(Cell(bad[0].tag if bad else "passed", text, measured))
+    return found, done.stdout, done.returncode
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """All the broken notebooks in one run, as `make check` runs lessons."""
+    folder = tmp_path_factory.mktemp("broken")
+    for name, sources in BROKEN.items():
+        if os.name == "posix" or "resource" not in sources[0]:
+            write_notebook(folder / f"{name}.ipynb", sources)
+    found, screen, status = run_nbval(folder)
+    return found, screen, status, (folder / "check.html").read_text(encoding="utf-8")
+
+
+def outcomes(cells):
+    return [cell.outcome for cell in cells]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals and memory limits as on Linux and macOS")
+@pytest.mark.parametrize(("name", "message", "seconds"), [
+    ("killed", "the kernel died (SIGKILL", 5),
+    ("exited", "the kernel died (exit status 3)", 5),
+    # Here a new process of Python must start first, which may take its time on a busy machine.
+    ("killed_from_outside", "the kernel died (SIGKILL", TIMEOUT / 10)])
+def test_a_dead_kernel_fails_its_cell_within_five_seconds_and_the_message_says_so(
+        broken, name, message, seconds):
+    cells = broken[0][name]
+    dead = [cell for cell in cells if cell.outcome == "failure"]
+    assert len(dead) == 1 and message in dead[0].message
+    assert float(dead[0].measured["seconds"]) < seconds
+    assert outcomes(cells)[-1] == "skipped"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a limit on memory that the system enforces")
+def test_memory_that_runs_out_is_named(broken):
+    cells = broken[0]["memory_filled"]
+    assert outcomes(cells) == ["passed", "failure", "skipped"]
+    assert "out of memory: MemoryError" in cells[1].message
+
+
+@pytest.mark.parametrize("name", ["unknown_magic", "script_not_there"])
+def test_a_failed_magic_fails(broken, name):
+    assert outcomes(broken[0][name]) == ["failure", "skipped"]
+
+
+def test_cells_after_a_failed_cell_are_not_run_and_do_not_fail(broken):
+    cells = broken[0]["error"]
+    assert outcomes(cells) == ["passed", "failure", "skipped", "skipped"]
+    assert "ZeroDivisionError: division by zero" in cells[1].message
+    assert "not run: cell 2 failed" in cells[2].message
+
+
+def test_the_next_notebook_still_runs(broken):
+    assert outcomes(broken[0]["works"]) == ["passed"] * 3     # the last in the order of names
+    assert broken[2] != 0
+
+
+def test_seconds_and_peak_memory_of_each_cell_are_kept(broken):
+    large, after, small = (float(c.measured["peak_mb"]) for c in broken[0]["works"])
+    assert large > 200 and large > small + 150
+    assert all(float(c.measured["seconds"]) > 0 for c in broken[0]["works"])
+
+
+def test_the_table_ends_the_run_and_stands_in_the_page(broken):
+    _, screen, _, page = broken
+    lines = screen.strip().split("\n")
+    head = next(i for i, line in enumerate(lines) if line.startswith("notebook "))
+    rows = {line.split()[0]: line for line in lines[head + 1:]}
+    assert list(rows["works"].split()[1]) == ["3"] and rows["works"].endswith(" ok")
+    assert "cell 2 failed: ZeroDivisionError" in rows["error"]
+    assert "passed" in lines[head - 2], "something stands between pytest's last line and the table"
+    for text in ("<h2>works</h2>", "<td>not run</td>", "import os; os.kill(os.getpid(), 9)",
+                 "failed: the kernel died"):
+        assert text in page
+
+
+# --- comparison --------------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compared")
+    for name, (source, stored) in COMPARED.items():
+        write_notebook(folder / f"{name}.ipynb", [source], [stored], ["nbval-check-output"])
+    write_notebook(folder / "not_tagged.ipynb", ["print(1.25)"], ["1.5\n"])
+    write_notebook(folder / "cleared.ipynb", ["print(1)"], [""], ["nbval-check-output"])
+    cleared = nbformat.read(folder / "cleared.ipynb", as_version=4)
+    cleared.cells[0].update(execution_count=None, outputs=[])
+    nbformat.write(cleared, folder / "cleared.ipynb")
+    return folder
+
+
+def test_a_wrong_shape_count_or_prompt_in_a_stored_output_fails(compared):
+    found, _, status = run_nbval(compared)
+    failed = {name for name, cells in found.items() if outcomes(cells) != ["passed"]}
+    assert failed == {"other_shape", "other_count", "other_prompt", "cleared"}
+    assert "Cell outputs differ" in found["other_shape"][0].message
+    assert "no output of it is stored" in found["cleared"][0].message
+    assert status != 0
+
+
+def test_at_real_size_the_tiny_outputs_are_not_compared_and_the_table_says_so(compared):
+    found, screen, status = run_nbval(compared, VLM_PROFILE="full")
+    assert {outcome for cells in found.values() for outcome in outcomes(cells)} == {"passed"}
+    assert "were not compared (profile full)" in screen and status == 0
+
+
+def test_a_changed_output_of_a_real_lesson_fails(tmp_path):
+    """Lesson 03, the quickest, with one digit more in the last output that is compared."""
+    path = tmp_path / "03_collate.ipynb"
+    shutil.copy(REPOSITORY / "notebooks" / path.name, path)
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    tagged = [i for i, cell in enumerate(code)
+              if "nbval-check-output" in cell.metadata.get("tags", [])]
+    stored = code[tagged[0]].outputs[0]
+    assert stored.output_type == "stream"
+    stored.text = "1" + stored.text
+    nbformat.write(notebook, path)
+    cells = run_nbval(tmp_path)[0]["03_collate"]
+    assert outcomes(cells).index("failure") == tagged[0]
+    assert "Cell outputs differ" in cells[tagged[0]].message
+
+
+# --- network -----------------------------------------------------------------------------------
+
+@pytest.fixture
+def server():
+    """A port of this machine that accepts connections."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=lambda: listening.accept(), daemon=True).start()
+        yield listening.getsockname()[1]
+
+
+def test_a_lesson_reaches_no_network_unless_it_is_asked_for(tmp_path, server):
+    if not nbval_checks.isolation():
+        pytest.skip("this system allows no network namespace")
+    write_notebook(tmp_path / "net.ipynb", [
+        "import socket\nassert [name for _, name in socket.if_nameindex()] == ['lo']",
+        f"socket.create_connection(('127.0.0.1', {server}), timeout=5).close()"])
+    found, screen, _ = run_nbval(tmp_path)
+    assert outcomes(found["net"]) == ["passed", "failure"]
+    assert "The network was cut off." in screen
+    write_notebook(tmp_path / "net.ipynb", [
+        f"import socket\nsocket.create_connection(('127.0.0.1', {server}), timeout=5).close()"])
+    found, screen, _ = run_nbval(tmp_path, "--lesson-network")
+    assert outcomes(found["net"]) == ["passed"]
+    assert "not cut off" in screen
+
+
+def test_where_namespaces_are_not_allowed_the_kernel_runs_as_it_is(monkeypatch):
+    nbval_checks.isolation.cache_clear()
+    monkeypatch.setattr(nbval_checks.shutil, "which", lambda name: None)
+    assert nbval_checks.isolation() == ()
+    nbval_checks.isolation.cache_clear()
+
+
+# --- small parts -------------------------------------------------------------------------------
+
+def test_a_kernel_that_cannot_start_is_one_failure(tmp_path):
+    write_notebook(tmp_path / "a.ipynb", ["1", "2"])
+    notebook = nbformat.read(tmp_path / "a.ipynb", as_version=4)
+    notebook.metadata["kernelspec"] = {"name": "no-such-kernel", "display_name": "?"}
+    nbformat.write(notebook, tmp_path / "a.ipynb")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "vlm_utils.nbval_checks", "--nbval-lax", "-rs",
+         str(tmp_path)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True)
+    assert "1 failed, 1 skipped" in done.stdout
+    assert "the kernel did not start: No such kernel" in done.stdout
+
+
+def test_the_plugin_is_loaded_for_every_run_in_the_repository(request):
+    assert request.config.pluginmanager.has_plugin("vlm_utils.nbval_checks")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
+@pytest.mark.parametrize(("given", "command"), [
+    ([], "vlm_utils check"), (["PROFILE=full"], "vlm_utils check --profile full")])
+def test_make_check_runs_the_command(given, command):
+    done = subprocess.run(["make", "--dry-run", "check", *given], cwd=REPOSITORY,
+                          capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith(command)
+
+
+def test_rows_of_the_table_show_the_gpu_only_where_there_is_one():
+    lesson = check_report.LessonRun("x", [check_report.CellRun(1, "a", "ok", 2.0, 500.0, 0.0),
+                                          check_report.CellRun(2, "b", "ok", 3.0, 400.0, 0.0)])
+    assert lesson.row() == ("x", "2", "5.0", "500", "-", "cell 2: 3.0 s", "ok")
+    lesson.cells[1].gpu = 1234.5
+    assert lesson.row()[4] == "1234"
+
+
+def test_a_page_shows_what_stands_in_a_cell_as_text():
+    cell = check_report.CellRun(1, "<script>", "failed", message="a < b")
+    page = check_report.to_html([check_report.LessonRun("x", [cell])])
+    assert "&lt;script&gt;" in page and "failed: a &lt; b" in page and "<script>" not in page
+
+
+def test_a_lesson_that_is_not_there_is_not_silently_left_out():
+    with pytest.raises(ValueError, match="no lesson '99': there are .*03_collate"):
+        notebooks.check_course(REPOSITORY / "notebooks", REPOSITORY / "build", ["99"])
+
+
+def test_check_runs_the_chosen_lessons_and_leaves_a_page_and_a_junit_file(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    write_notebook(folder / "01_one.ipynb", ["1"])
+    write_notebook(folder / "02_two.ipynb", ["1 / 0"])
+    assert notebooks.check_course(folder, tmp_path / "out", ["01"]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"check.html", "check.xml"}
+    assert notebooks.check_course(folder, tmp_path / "out") != 0
