@@ -1,0 +1,114 @@
+"""Does it learn from several images? Lesson 04's training, several seeds, with controls.
+
+    python benchmarks/learning.py --seeds 3     train and measure, once for each seed
+    python benchmarks/learning.py --quick       measure the trained model in data/ only
+
+Measured on test places, greedy decoding. The last line is JSON: for each task and number of
+images the accuracy, its 95% interval, chance, the commonest answer's share, what is left without
+images (blind) and with those of another sample (shuffled), and the share of invalid answers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+
+import pandas as pd
+
+from vlm_utils.datasets import TaskDataset, add_turns, build_tasks, load_image_table
+from vlm_utils.evaluation import blind, evaluate, shuffled, wilson_interval
+from vlm_utils.loading import load_base_model, load_checkpoint
+from vlm_utils.profiles import get_profile
+from vlm_utils.tiny_earth import data_folder
+from vlm_utils.training import TrainingSettings, encode_table, print_progress, train
+
+LESSON_TASKS = ("select 2", "select 3", "compare 2", "sequence 2", "sequence 3", "sequence 4",
+                "refer 1", "refer 2", "refer 3")
+MORE_TASKS = ("select 8", "sequence 8", "refer 8")  # of the trained model in data/
+KEY = ["task", "num_images"]
+TEST_SEED = 1  # the same questions for every run
+
+
+def test_questions(names: tuple[str, ...], samples: int, model, processor) -> TaskDataset:
+    """So many test questions of each task and number of images, their images encoded."""
+    table = load_image_table(get_profile("tiny"), "test")
+    questions = build_tasks(table, dict.fromkeys(names, samples), seed=TEST_SEED)
+    questions.features = encode_table(table, model, processor)
+    return questions
+
+
+def measure(model, processor, questions: TaskDataset) -> pd.DataFrame:
+    """evaluate(), with the accuracy of both controls in columns beside it."""
+    table = evaluate(model, processor, questions).set_index(KEY)
+    for name, control in (("blind", blind), ("shuffled", shuffled)):
+        table[name] = evaluate(model, processor, control(questions)).set_index(KEY)["accuracy"]
+    return table.reset_index()
+
+
+def train_and_measure(seed: int, samples: int) -> tuple[pd.DataFrame, float]:
+    """Lesson 04 from the shipped base model, with this seed; the table and seconds of training."""
+    profile = get_profile("tiny")
+    model, processor = load_base_model(profile)
+    table = add_turns(load_image_table(profile, "train"), profile.turns)
+    dataset = build_tasks(table, profile.mixture, seed=seed)
+    dataset.features = encode_table(table, model, processor)
+    settings = TrainingSettings.of(profile, seed=seed)
+    history = train(model, dataset, processor, settings, on_step=print_progress(500))
+    measured = measure(model, processor, test_questions(LESSON_TASKS, samples, model, processor))
+    return measured.assign(seed=seed), float(history["seconds"].iloc[-1])
+
+
+def over_seeds(tables: list[pd.DataFrame]) -> pd.DataFrame:
+    """Means over the seeds, every seed's accuracy, and the interval of the mean.
+
+    The seeds answer the same questions, so the interval is that of one run's number of samples.
+    """
+    together = pd.concat(tables)
+    means = together.groupby(KEY, sort=False).mean(numeric_only=True).drop(columns=["seed"])
+    means["seeds"] = together.groupby(KEY, sort=False)["accuracy"].apply(
+        lambda values: [round(float(value), 3) for value in values])
+    intervals = [wilson_interval(round(row.accuracy * row.samples), int(row.samples))
+                 for row in means.itertuples()]
+    means["low"], means["high"] = zip(*intervals, strict=True)
+    return means.reset_index()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3, help="trainings (default: 3)")
+    parser.add_argument("--samples", type=int, default=500,
+                        help="test questions of each task and number of images (default: 500)")
+    parser.add_argument("--quick", action="store_true", help="the trained model in data/ only")
+    options = parser.parse_args()
+    if options.seeds < 1 or options.samples < 2:
+        parser.error("--seeds is at least 1 and --samples at least 2")
+    # The same work for everyone: no other images or profile, and no progress bars in between.
+    for name in ("VLM_IMAGES", "VLM_PROFILE"):
+        os.environ.pop(name, None)
+    os.environ |= {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    started, training_seconds = time.perf_counter(), []
+    if options.quick:
+        model, processor = load_checkpoint(data_folder() / get_profile("tiny").trained_model)
+        questions = test_questions(LESSON_TASKS + MORE_TASKS, options.samples, model, processor)
+        table = measure(model, processor, questions)
+    else:
+        tables = []
+        for seed in range(options.seeds):
+            print(f"seed {seed}, {seed + 1} of {options.seeds}", flush=True)
+            measured, seconds = train_and_measure(seed, options.samples)
+            tables.append(measured)
+            training_seconds.append(round(seconds))
+        table = over_seeds(tables)
+    print(table.round(3).to_string(index=False))
+    print(json.dumps({
+        "benchmark": "learning", "model": "data/tiny_vlm" if options.quick else "lesson 04",
+        "samples": options.samples, "training_seconds": training_seconds,
+        "seconds": round(time.perf_counter() - started),
+        "tasks": json.loads(table.round(4).to_json(orient="records"))}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Checks of the exercises: each takes the student's function and prints a verdict.
+
+`check.merge_images(merge_images)` prints "passed", or what came and what was expected on a small
+input with the name of the mistake, or "not attempted yet". A check never raises because of the
+student's code.
+"""
+
+from vlm_utils.check.architecture import images_that_fit, interleave, merge_images
+from vlm_utils.check.collate import collate_samples, split_images, wasted_tokens
+from vlm_utils.check.datasets import find_leaks, make_selection, mask_labels
+from vlm_utils.check.evaluation import (
+    permutation_agreement,
+    permute_selection,
+    selection_accuracy,
+    wilson,
+)
+from vlm_utils.check.memory import forget_error, measure_tensors, predict_scores
+from vlm_utils.check.training import accumulate_gradients, decay_groups, learning_rate
+
+__all__ = [
+    "accumulate_gradients", "collate_samples", "decay_groups", "find_leaks", "forget_error",
+    "images_that_fit", "interleave", "learning_rate", "make_selection", "mask_labels",
+    "measure_tensors", "merge_images", "permutation_agreement", "permute_selection",
+    "predict_scores", "selection_accuracy", "split_images", "wasted_tokens", "wilson"]
