@@ -181,6 +181,18 @@ def test_accumulated_gradients_equal_those_of_one_batch(make_model, processor, m
             assert torch.allclose(a.grad, b.grad, atol=1e-5, rtol=1e-3), name
 
 
+def test_weights_say_what_each_label_counts(make_model, processor, make_sample):
+    samples = [make_sample(1, answer="No."), make_sample(2, answer="The lake grew. " * 5, seed=1)]
+    batch = collate_multi_image(samples, processor)
+    model = make_model()
+    ones = torch.ones(batch["labels"].shape)
+    weighted = model(**batch, loss_weights=ones).loss.item()
+    assert weighted == pytest.approx(model(**batch).loss.item())
+    only_first = ones * torch.tensor([[1.0], [0.0]])
+    alone = model(**collate_multi_image(samples[:1], processor)).loss.item()
+    assert model(**batch, loss_weights=only_first).loss.item() == pytest.approx(alone, abs=1e-5)
+
+
 def test_a_frozen_encoder_gets_no_gradient_and_the_rest_does(make_model, batch):
     model = make_model()
     model(**batch).loss.backward()

@@ -3,6 +3,7 @@ nothing."""
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -240,10 +241,11 @@ def interrupt_after(step):
     return on_step
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("changes", [{"accumulation": 1}, {"accumulation": 2},
+                                     {"optimizer": "muon"}])
 def test_interrupted_and_resumed_is_as_never_interrupted(make_model, dataset, processor, tmp_path,
-                                                         accumulation):
-    settings = TrainingSettings(**(vars(SETTINGS) | {"accumulation": accumulation}))
+                                                         changes):
+    settings = replace(SETTINGS, **changes)
     whole_model = make_model()
     whole = losses(whole_model, dataset, processor, settings)
     first = losses(make_model(), dataset, processor, settings, folder=tmp_path / "run",
@@ -325,6 +327,75 @@ def test_a_crash_between_the_two_renames_is_put_right(tmp_path):
     (tmp_path / "run.old").mkdir()
     recover_checkpoint(tmp_path / "run")  # a whole checkpoint is never replaced by an older one
     assert (tmp_path / "run" / "config.json").read_text() == "kept"
+
+
+def test_muon_moves_the_matrices_and_adamw_the_rest(make_model):
+    model = make_model()
+    muon, adamw = training.make_optimizer(model, replace(SETTINGS, optimizer="muon")).parts
+    embeddings = model.get_input_embeddings().weight
+    matrices = [p for group in muon.param_groups for p in group["params"]]
+    others = [p for group in adamw.param_groups for p in group["params"]]
+    assert all(p.ndim == 2 for p in matrices)
+    assert any(p is embeddings for p in others)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert {id(p) for p in matrices + others} == {id(p) for p in trained}
+    assert model.config.text_config.hidden_size in matrices[0].shape
+    assert len(matrices) + len(others) == len(trained)
+
+
+def test_one_schedule_drives_both_optimizers_also_after_a_state_was_put_back(make_model):
+    settings = replace(SETTINGS, optimizer="muon")
+    first = training.make_optimizer(make_model(), settings)
+    second = training.make_optimizer(make_model(), settings)
+    second.load_state_dict(first.state_dict())
+    schedule = torch.optim.lr_scheduler.LambdaLR(second, lambda step: 0.5 ** step)
+    second.step()
+    schedule.step()
+    assert {group["lr"] for part in second.parts for group in part.param_groups} == {
+        settings.learning_rate / 2}
+
+
+def test_an_unknown_optimizer_is_refused(make_model):
+    with pytest.raises(ValueError, match="'sgd'"):
+        training.make_optimizer(make_model(), replace(SETTINGS, optimizer="sgd"))
+
+
+def test_each_sample_counts_the_same_whatever_the_length_of_its_answer():
+    labels = torch.tensor([[-100, 5, 6, -100, -100], [-100, 1, 2, 3, 4], [-100] * 5])
+    shares = training.answer_weights(labels, "samples")
+    assert shares.sum(dim=1).tolist() == [1, 1, 0]
+    assert shares[0].tolist() == [0, 0.5, 0.5, 0, 0]
+    assert training.answer_weights(labels, "tokens").sum(dim=1).tolist() == [2, 4, 0]
+    with pytest.raises(ValueError, match="'words'"):
+        training.answer_weights(labels, "words")
+
+
+@pytest.mark.parametrize("average", ["samples", "tokens"])
+def test_accumulated_batches_have_the_gradient_of_one_large_batch(make_model, dataset, processor,
+                                                                  average, monkeypatch):
+    dataset.recipes = dataset.recipes[:8]                # all in one step, in whatever order
+    # Plain averages of gradients would hide in AdamW's step, which forgets their scale.
+    large = replace(SETTINGS, steps=1, batch_size=8, average=average, max_grad_norm=1e9)
+    gradients = []
+    for settings in (large, replace(large, batch_size=2, accumulation=4)):
+        model = make_model()
+        seen = {}
+        monkeypatch.setattr(training, "make_optimizer",
+                            lambda model, settings, seen=seen: keep_gradients(model, seen))
+        train(model, dataset, processor, settings)
+        gradients.append(seen)
+    assert gradients[0].keys() == gradients[1].keys() != set()
+    for name, gradient in gradients[0].items():
+        assert torch.allclose(gradient, gradients[1][name], atol=1e-5, rtol=1e-3), name
+
+
+def keep_gradients(model, seen):
+    """An optimizer that keeps the gradients of its step, by name, and moves nothing."""
+    class Keeper(torch.optim.SGD):
+        def step(self, closure=None):
+            seen.update({name: p.grad.clone() for name, p in model.named_parameters()
+                         if p.grad is not None})
+    return Keeper([p for p in model.parameters() if p.requires_grad], lr=1.0)
 
 
 def test_resuming_with_other_settings_is_refused_and_they_are_named(make_model, dataset, processor,

@@ -224,12 +224,15 @@ class MultiImageVLM(PreTrainedModel):
     def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
                 labels: Tensor | None = None, pixel_values: Tensor | None = None,
                 image_features: Tensor | None = None, inputs_embeds: Tensor | None = None,
-                num_items_in_batch: Tensor | int | None = None, **kwargs) -> MultiImageVLMOutput:
+                num_items_in_batch: Tensor | float | None = None,
+                loss_weights: Tensor | None = None, **kwargs) -> MultiImageVLMOutput:
         """Predict the next token at each position; with labels, the mean loss of the answers.
 
         input_ids, attention_mask, labels: (batch, length); label -100 is not learnt.
         num_items_in_batch: divide the summed loss by this instead of by the number of answer
         tokens here, so that accumulated gradients equal those of one large batch.
+        loss_weights: (batch, length), what each label counts; without, each counts 1. With them,
+        num_items_in_batch is the sum of all weights, and by default that of the weights here.
         """
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, pixel_values, image_features)
@@ -244,10 +247,10 @@ class MultiImageVLM(PreTrainedModel):
         targets = labels[:, 1:]
         answered = targets != -100
         logits = self.language_model.lm_head(states[:, :-1][answered])  # (answer_tokens, vocab)
-        total = nn.functional.cross_entropy(
-            logits.float(), targets[answered], reduction="sum")
-        count = answered.sum() if num_items_in_batch is None else num_items_in_batch
-        return MultiImageVLMOutput(loss=total / count, logits=logits)
+        losses = nn.functional.cross_entropy(logits.float(), targets[answered], reduction="none")
+        weights = torch.ones_like(losses) if loss_weights is None else loss_weights[:, 1:][answered]
+        count = weights.sum() if num_items_in_batch is None else num_items_in_batch
+        return MultiImageVLMOutput(loss=(losses * weights).sum() / count, logits=logits)
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None,

@@ -51,6 +51,7 @@ class Profile:
     warmup_steps: int = 200
     weight_decay: float = 0.05
     precision: str = "no"
+    optimizer: str = "adamw"
     max_new_tokens: int = 32
     seed: int = 0
 
@@ -63,13 +64,14 @@ PROFILES = {
         summary="TinyEarth tiles, a 3-layer ViT and a 3-layer Llama, all embedded in data/",
         base_model="tiny_vlm_base",
         trained_model="tiny_vlm",
-        turns=4,
+        turns=3,
         mixture={"select 2": 16000, "select 3": 44000, "compare 2": 44000,
-                 "sequence 2-4": 52000, "refer 1-3": 24000, "describe 1": 4000},
+                 "sequence 2-4": 52000, "refer 1-3": 30000, "describe 1": 4000},
         batch_size=32,
-        steps=5500,
-        learning_rate=1.5e-3,
+        steps=3500,
+        learning_rate=2.5e-3,
         warmup_steps=300,
+        optimizer="muon",
     ),
     "full": Profile(
         name="full",

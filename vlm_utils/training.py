@@ -39,8 +39,10 @@ _STATE = "training_state.pt"
 class TrainingSettings:
     """steps: optimizer steps, each of batch_size x accumulation samples. precision: "no" (float32),
     "bf16" or "fp16". checkpoint_every: steps between checkpoints, 0 for none on the way. window:
-    batches of samples that are sorted by length together (collate.LengthGroupedSampler); 1 mixes
-    the tasks in every batch."""
+    batches of samples that are sorted by length together (collate.LengthGroupedSampler): many save
+    padding, few mix the tasks in every batch. average: over "samples" the loss of a short answer
+    counts as much as that of a long one, over "tokens" each token counts the same. optimizer:
+    "adamw", or "muon" for the matrices and AdamW for the rest."""
 
     steps: int
     batch_size: int = 64
@@ -51,14 +53,16 @@ class TrainingSettings:
     max_grad_norm: float = 1.0
     precision: str = "no"
     checkpoint_every: int = 0
-    window: int = 16
+    window: int = 2
+    average: str = "samples"
+    optimizer: str = "adamw"
     seed: int = 0
 
     @classmethod
     def of(cls, profile: Profile, **changes) -> TrainingSettings:
         """The numbers of a profile, with changes."""
         names = ("steps", "batch_size", "accumulation", "learning_rate", "warmup_steps",
-                 "weight_decay", "precision", "seed")
+                 "weight_decay", "precision", "optimizer", "seed")
         settings = cls(**{name: getattr(profile, name) for name in names})
         if not torch.cuda.is_available():
             settings = replace(settings, precision="no")
@@ -130,9 +134,55 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
             {"params": kept, "weight_decay": 0.0}]
 
 
-def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameter_groups(model, settings.weight_decay),
-                             lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) for the matrices that decay, AdamW for everything else.
+
+    One object with one state, so that schedule, accelerate and checkpoints need not know. Muon's
+    steps are scaled to the size of AdamW's, so both take the same learning rate.
+    """
+
+    def __init__(self, groups: list[dict], lr: float):
+        decayed, kept = groups
+        matrices = [p for p in decayed["params"] if p.ndim == 2]
+        others = [decayed | {"params": [p for p in decayed["params"] if p.ndim != 2]}, kept]
+        self.parts = [
+            torch.optim.Muon(matrices, lr=lr, weight_decay=decayed["weight_decay"],
+                             adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), fused=True)]
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+
+    @property
+    def state(self) -> dict:
+        """What both keep for their parameters; memory reports read it."""
+        return {p: kept for part in self.parts for p, kept in part.state.items()}
+
+    @state.setter
+    def state(self, value) -> None:
+        """Held by the parts: what the base class assigns when it is made is empty."""
+
+    def step(self, closure=None):
+        loss = None if closure is None else closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)  # puts new groups in the place of the old
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The settings' optimizer. Raises ValueError for one that the course does not have."""
+    groups = parameter_groups(model, settings.weight_decay)
+    if settings.optimizer == "muon":
+        return MuonAndAdamW(groups, settings.learning_rate)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+    raise ValueError(f'the optimizer is "adamw" or "muon", not {settings.optimizer!r}')
 
 
 class EncodedSamples(torch.utils.data.Dataset):
@@ -148,6 +198,7 @@ class EncodedSamples(torch.utils.data.Dataset):
                              f"({len(unknown)} of {len(dataset)}): add captions to the images")
         self.recipes, self.features = dataset.recipes, dataset.features
         self.pad_token_id = processor.pad_token_id
+        self.image_token_id = processor.image_token_id
         self.texts = encode_samples(dataset.recipes, processor)
         self.lengths = [len(text["input_ids"]) for text in self.texts]
 
@@ -164,7 +215,7 @@ class EncodedSamples(torch.utils.data.Dataset):
         batch[self.features.key] = self.features[rows]
         return batch
 
-    def loader(self, batch_size: int, seed: int, window: int = 16) -> DataLoader:
+    def loader(self, batch_size: int, seed: int, window: int) -> DataLoader:
         if len(self) < batch_size:
             raise ValueError(f"{len(self)} samples do not fill one batch of {batch_size}: "
                              "choose a smaller batch_size")
@@ -205,7 +256,7 @@ def train(model: MultiImageVLM, dataset: TaskDataset | EncodedSamples,
     try:
         for step in range(len(history) + 1, settings.steps + 1):
             window = [next(batches) for _ in range(settings.accumulation)]
-            loss = _accumulate(accelerator, wrapped, window)
+            loss = _accumulate(accelerator, wrapped, window, settings.average)
             if not np.isfinite(loss):
                 raise FloatingPointError(f"the loss is {loss} at step {step}: lower the learning "
                                          "rate, or look for a sample without an answer")
@@ -243,15 +294,32 @@ def print_progress(every: int) -> Callable[[dict], None]:
     return report
 
 
-def _accumulate(accelerator: Accelerator, model: nn.Module, window: list[dict]) -> float:
-    """Gradients of several batches as of one: each token counts the same. Returns the loss."""
-    count = sum((batch["labels"][:, 1:] != -100).sum() for batch in window)
+def answer_weights(labels: Tensor, average: str) -> Tensor:
+    """What each label (batch, length) counts: as much as any other, or its share of its sample.
+
+    Without shares, a selection, answered by one identifier, weighs a quarter of a comparison.
+    Raises ValueError where average is neither "tokens" nor "samples".
+    """
+    learnt = (labels != -100).float()
+    if average == "tokens":
+        return learnt
+    if average == "samples":
+        return learnt / learnt.sum(dim=1, keepdim=True).clamp(min=1)
+    raise ValueError(f'average is "tokens" or "samples", not {average!r}')
+
+
+def _accumulate(accelerator: Accelerator, model: nn.Module, window: list[dict],
+                average: str) -> float:
+    """Gradients of several batches as of one. Returns the loss."""
+    weights = [answer_weights(batch["labels"], average) for batch in window]
+    count = sum(w.sum() for w in weights)
     count = accelerator.reduce(count, "sum") / accelerator.num_processes
     total = 0.0
     for i, batch in enumerate(window):
         last = i == len(window) - 1
         with nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
-            loss = model(**batch, num_items_in_batch=count, use_cache=False).loss
+            loss = model(**batch, loss_weights=weights[i], num_items_in_batch=count,
+                         use_cache=False).loss
             accelerator.backward(loss)
         total += loss.detach()
     return float(accelerator.reduce(total, "mean"))
@@ -309,8 +377,9 @@ def load_training_state(folder: str | Path, optimizer, schedule,
         raise FileNotFoundError(f"no checkpoint to resume from: {path} is missing")
     state = torch.load(path, weights_only=True, map_location="cpu")
     ours = vars(settings)
-    different = {k: (v, ours.get(k)) for k, v in state["settings"].items()
-                 if k not in ("checkpoint_every",) and ours.get(k) != v}
+    then = state["settings"]
+    different = {k: (then.get(k), ours.get(k)) for k in then.keys() | ours.keys()
+                 if k != "checkpoint_every" and then.get(k) != ours.get(k)}
     if different:
         raise ValueError(f"{folder} was trained with other settings (then, now): {different}")
     optimizer.load_state_dict(state["optimizer"])
