@@ -40,7 +40,7 @@ def is_shown(scene: Scene, text: str, captions: list[str]) -> bool:
 # --- every task --------------------------------------------------------------------------------
 
 @given(st.sampled_from(["describe 1", "ask 1", "refer 3", "select 2", "select 4", "compare 2",
-                        "sequence 2", "sequence 4"]), seeds)
+                        "sequence 2", "sequence 4", "inventory 1", "inventory 3"]), seeds)
 def test_a_recipe_has_a_placeholder_for_each_of_its_images(earth_truth, name, seed):
     task, number = name.split()
     recipe, = draw(task, earth_truth, int(number), 1, seed)
@@ -177,6 +177,29 @@ def test_refer_answers_about_the_image_that_it_names(earth_truth):
             assert recipe.answer == f"{scene.cover.capitalize()}."
             checked["cover"] += 1
     assert min(checked[answer] for answer in ("Yes.", "No.", "cover")) > 5
+
+
+def test_a_place_in_a_yes_or_no_question_decides_the_answer(earth_truth):
+    asked = {True: 0, False: 0}
+    for recipe in draw("ask", earth_truth, 1, 3000):
+        facts = [f for f in tiny_earth.facts(recipe.prompt) if f[0] == "feature"]
+        if "Is there" not in recipe.prompt or not facts:
+            continue
+        scene = earth_truth.scenes[recipe.rows[0]]
+        there = facts[0] in tiny_earth.scene_facts(scene)
+        assert recipe.answer == ("Yes." if there else "No.")
+        asked[there] += 1
+    assert min(asked.values()) > 0.3 * sum(asked.values()) > 30
+
+
+def test_an_inventory_lists_the_image_that_it_names_with_sizes(earth_truth):
+    for recipe in draw("inventory", earth_truth, 3, 50):
+        k, = named(recipe.prompt)
+        scene = earth_truth.scenes[recipe.rows[k - 1]]
+        assert tiny_earth.facts(recipe.answer.replace(":", " with")) == \
+            tiny_earth.scene_facts(scene)
+        for feature in scene.features:
+            assert f"{tasks.SIZES[feature.size][:-1].lower()} {feature.kind} " in recipe.answer
 
 
 # --- captions alone, as Flickr8k has them ------------------------------------------------------

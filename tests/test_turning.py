@@ -9,8 +9,8 @@ from PIL import Image
 
 from vlm_utils.datasets import add_turns
 from vlm_utils.tiny_earth import PLACES, Feature, Scene, sample_scene
-from vlm_utils.turning import label_order, turn_image, turn_scene, turn_tensor
-from vlm_utils.vision_pretraining import augment, scene_labels
+from vlm_utils.turning import turn_image, turn_scene, turn_tensor
+from vlm_utils.vision_pretraining import augment, scene_labels, turn_labels
 
 TURNS = range(8)
 scenes = st.integers(0, 10_000).map(lambda seed: sample_scene(np.random.default_rng(seed)))
@@ -32,8 +32,18 @@ def test_picture_and_tensor_turn_alike(turn):
 
 @given(scenes, st.sampled_from(TURNS))
 def test_labels_turn_with_the_scene(scene, turn):
-    labels = scene_labels(scene)
-    assert scene_labels(turn_scene(scene, turn)) == [labels[i] for i in label_order(turn)]
+    labels = torch.from_numpy(scene_labels(scene))
+    expected = scene_labels(turn_scene(scene, turn))
+    assert np.array_equal(turn_labels(labels[None], turn)[0].numpy(), expected)
+
+
+def test_labels_say_what_stands_in_each_cell():
+    labels = scene_labels(Scene("forest", (Feature("lake", "top left", 3),
+                                           Feature("road", "down the right"))))
+    assert labels.shape == (9, 6) and set(labels[:, 0]) == {0}
+    assert labels[:, 2].tolist() == [3, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert labels[:, 3].tolist() == [0] * 9
+    assert labels[:, 4].tolist() == [0, 0, 2, 0, 0, 2, 0, 0, 2]
 
 
 @given(scenes)
@@ -59,11 +69,12 @@ def test_a_marked_cell_is_found_where_the_scene_says(scene, turn):
 def test_augment_keeps_pixels_and_labels_together():
     tile = torch.zeros(1, 3, 63, 63)
     tile[..., :21, :21] = 100                       # the top left cell is bright
-    labels = torch.tensor([scene_labels(Scene("forest", (Feature("lake", "top left", 3),)))])
+    scene = Scene("forest", (Feature("lake", "top left", 3),))
+    labels = torch.from_numpy(scene_labels(scene))[None]
     for seed in range(20):
         pixels, turned = augment(tile, labels, np.random.default_rng(seed))
         cells = pixels[0].mean(0).reshape(3, 21, 3, 21).mean((1, 3)).flatten()
-        assert turned[0, 1:10].argmax() == cells.argmax()
+        assert turned[0, :, 1].argmax() == cells.argmax()
 
 
 def test_add_turns_keeps_places_together_and_the_first_rows_as_they_were(earth_table):

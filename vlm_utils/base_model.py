@@ -1,4 +1,4 @@
-"""The embedded models, trained from nothing: `python -m vlm_utils.base_model`.
+"""The embedded base model, trained from nothing: `python -m vlm_utils.base_model`.
 
 The course starts from a model of single images, as the real one starts from a captioner. Its
 vision encoder is pretrained first (`vision_pretraining.py`) and frozen; projector and language
@@ -12,11 +12,11 @@ import argparse
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
@@ -27,57 +27,53 @@ from transformers import (
 
 from vlm_utils import tasks, tiny_earth
 from vlm_utils.architecture import MultiImageVLM
-from vlm_utils.datasets import ImageTable, TaskDataset, build_recipes, load_image_table
+from vlm_utils.datasets import (
+    ImageTable,
+    TaskDataset,
+    add_turns,
+    build_recipes,
+    load_image_table,
+)
 from vlm_utils.processor import MultiImageProcessor, special_tokens
 from vlm_utils.profiles import get_profile
-from vlm_utils.tiny_earth import Scene
-from vlm_utils.training import TrainingSettings, train
-from vlm_utils.turning import turn_scene, turn_tensor
-from vlm_utils.vision_pretraining import PATCH, SIDE, pretrain_encoder
+from vlm_utils.training import (
+    EncodedSamples,
+    TrainingSettings,
+    encode_table,
+    print_progress,
+    train,
+)
+from vlm_utils.vision_pretraining import MERGE, PATCH, SIDE, pretrain_encoder
 
 VOCABULARY = 1024
 MAX_LENGTH = 512
-ENCODER_STEPS = 2500
-SETTINGS = TrainingSettings(steps=7000, batch_size=64, learning_rate=2e-3, warmup_steps=200,
-                            weight_decay=0.05)
-MIXTURE = {"describe 1": 130_000, "ask 1": 220_000}
+ENCODER_STEPS = 1500
+TURNS = 2
+# First with the question behind the image; then also before it, and at any distance.
+FIRST = TrainingSettings(steps=5000, batch_size=64, learning_rate=3e-3, average="tokens")
+FIRST_MIXTURE = {"describe 1": 50_000, "ask 1": 250_000, "inventory 1": 14_000}
+SECOND = replace(FIRST, steps=3000, learning_rate=2e-3)
+SECOND_MIXTURE = {"describe 1": 50_000, "ask 1": 100_000, "refer 1": 100_000, "inventory 1": 14_000}
+GAP = 40  # positions
 
 
 class PixelTable:
-    """Normalised pixels of every image of a table, kept as bytes; what the encoder learns from.
+    """Every image of a table at the encoder's size, kept as bytes; what the encoder learns from.
 
-    table[[3, 5]] is (2, 3, height, width), float32.
+    table[[3, 5]] is (2, 3, height, width), float32, normalised as the processor does.
     """
 
     def __init__(self, table: ImageTable, processor: MultiImageProcessor):
-        pictures = [np.asarray(table.image(row)) for row in range(len(table))]
-        self.pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
         settings = processor.image_processor
+        self.pixels = torch.cat([
+            settings([table.image(row) for row in range(start, min(start + 512, len(table)))],
+                     do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
+            for start in range(0, len(table), 512)])
         self.mean = 255 * torch.tensor(settings.image_mean).view(3, 1, 1)
         self.std = 255 * torch.tensor(settings.image_std).view(3, 1, 1)
 
     def __getitem__(self, rows: list[int]) -> Tensor:
         return (self.pixels[rows].float() - self.mean) / self.std
-
-
-class TurnedFeatures:
-    """Features of every image in all eight orientations: a view from above has no up or down.
-
-    Row i + turn * images is image i turned; `truth` has the scenes and captions to go with it.
-    """
-
-    key = "image_features"
-
-    def __init__(self, pixels: PixelTable, scenes: list[Scene], model: MultiImageVLM):
-        rows = range(len(scenes))
-        self.features = torch.cat([
-            model.encode_images(turn_tensor(pixels[list(rows[i:i + 256])], turn)).half()
-            for turn in range(8) for i in range(0, len(scenes), 256)])  # (8 * images, patches, dim)
-        scenes = [turn_scene(scene, turn) for turn in range(8) for scene in scenes]
-        self.truth = tasks.Truth(scenes, [tiny_earth.captions(s) for s in scenes], [])
-
-    def __getitem__(self, rows: list[int]) -> Tensor:
-        return self.features[rows]
 
 
 def make_tokenizer(texts: list[str], max_images: int) -> PreTrainedTokenizerFast:
@@ -96,7 +92,7 @@ def make_tokenizer(texts: list[str], max_images: int) -> PreTrainedTokenizerFast
     return tokenizer
 
 
-def join(encoder: ViTModel, processor: MultiImageProcessor, merge_factor: int) -> MultiImageVLM:
+def join(encoder: ViTModel, processor: MultiImageProcessor) -> MultiImageVLM:
     """The pretrained encoder and a new 3-layer Llama, joined by a new projector."""
     tokenizer = processor.tokenizer
     config = LlamaConfig(
@@ -107,15 +103,14 @@ def join(encoder: ViTModel, processor: MultiImageProcessor, merge_factor: int) -
         initializer_range=0.06)
     return MultiImageVLM.from_parts(
         encoder, LlamaForCausalLM(config), image_token_id=processor.image_token_id,
-        merge_factor=merge_factor, max_images=processor.max_images)
+        merge_factor=MERGE, max_images=processor.max_images)
 
 
 def course_texts(table: ImageTable) -> list[str]:
     """Text of every kind the course uses, for the tokenizer to learn its words from."""
     mixture = {"ask 1": 3000, "describe 1": 6000, "compare 2": 3000, "sequence 2-8": 3000,
-               "select 3": 3000, "refer 3": 2000}
+               "select 3": 3000, "refer 3": 2000, "inventory 1": 2000}
     recipes = build_recipes(table.truth, mixture, seed=7)
-    recipes += [tasks.inventory(table.truth, row) for row in range(2000)]
     return [text for r in recipes for text in (r.prompt.replace(tasks.IMAGE_TOKEN, "") + "\n",
                                                r.answer)]
 
@@ -141,45 +136,71 @@ def score(model: MultiImageVLM, processor: MultiImageProcessor, table: ImageTabl
             "questions": len(questions), "captions": len(descriptions)}
 
 
+class SpreadSamples(EncodedSamples):
+    """Samples in half of which image and text stand some positions apart, as if text or images
+    stood between them (randomised positions, Ruoss et al. 2023).
+
+    A model that has only ever met its image right in front of the question looks for it there.
+    Several images push it away.
+    """
+
+    def collate(self, chosen: list[int]) -> dict[str, Tensor]:
+        batch = super().collate(chosen)
+        batch["position_ids"] = spread_positions(batch["input_ids"], self.image_token_id, GAP)
+        return batch
+
+
+def spread_positions(input_ids: Tensor, image_token_id: int, gap: int) -> Tensor:
+    """Positions (batch, length) with up to `gap` left out before an image and behind its name.
+
+    Every second row is left as it is. An image's name is the one token that follows it.
+    """
+    image = input_ids == image_token_id
+    before = nn.functional.pad(image, (2, 0), value=False)
+    starts = image & ~before[:, 1:-1]                          # the token in front is no image
+    behind = ~image & ~before[:, 1:-1] & before[:, :-2]        # the image ended two tokens ago
+    gaps = torch.randint(0, gap + 1, input_ids.shape)
+    gaps[::2] = 0
+    return torch.cumsum(1 + (starts | behind) * gaps, dim=1) - 1
+
+
+def train_language(model: MultiImageVLM, processor: MultiImageProcessor, table: ImageTable,
+                   first: TrainingSettings, second: TrainingSettings) -> None:
+    """Teach projector and language model to describe single images and to answer about them."""
+    turned = add_turns(table, TURNS)
+    features = encode_table(turned, model, processor)
+    for settings, mixture, kind in ((first, FIRST_MIXTURE, EncodedSamples),
+                                    (second, SECOND_MIXTURE, SpreadSamples)):
+        dataset = TaskDataset(turned, build_recipes(turned.truth, mixture, seed=0), features)
+        train(model, kind(dataset, processor), processor, settings, on_step=print_progress(200))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the single-image base model.")
     parser.add_argument("--output", type=Path, default=tiny_earth.data_folder() / "tiny_vlm_base")
-    parser.add_argument("--steps", type=int, default=SETTINGS.steps)
     parser.add_argument("--encoder-steps", type=int, default=ENCODER_STEPS)
+    parser.add_argument("--first-steps", type=int, default=FIRST.steps)
+    parser.add_argument("--second-steps", type=int, default=SECOND.steps)
     options = parser.parse_args()
     profile = get_profile("tiny")
-    settings = TrainingSettings(**(vars(SETTINGS) | {"steps": options.steps}))
     started = time.perf_counter()
     table = load_image_table(profile, "train")
     tokenizer = make_tokenizer(course_texts(table), profile.max_images)
     picture = ViTImageProcessorPil(size={"height": SIDE, "width": SIDE})
-    tokens = (SIDE // PATCH // profile.merge_factor) ** 2
-    processor = MultiImageProcessor(tokenizer, picture, tokens, profile.max_images,
-                                    max_length=MAX_LENGTH)
-    pixels = PixelTable(table, processor)
-    encoder = pretrain_encoder(pixels, table.truth.scenes, options.encoder_steps,
-                               seed=settings.seed)
-    torch.manual_seed(settings.seed)  # the language model is the same whatever went before
-    model = join(encoder, processor, profile.merge_factor).freeze_vision_encoder()
-    features = TurnedFeatures(pixels, table.truth.scenes, model)
-    recipes = build_recipes(features.truth, MIXTURE, seed=0)
-    recipes += [tasks.inventory(features.truth, row) for row in range(len(features.truth.scenes))]
-    dataset = TaskDataset(table, recipes, features)
-    print(f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(table):,} images, "
-          f"{len(dataset):,} samples, {time.perf_counter() - started:.0f} s so far", flush=True)
-    losses: list[float] = []
-
-    def report(row: dict) -> None:
-        losses.append(row["loss"])
-        if row["step"] % 200 == 0:
-            print(f"step {row['step']:5d}  loss {np.mean(losses[-200:]):.3f}  "
-                  f"{row['seconds']:.0f} s", flush=True)
-
-    train(model, dataset, processor, settings, on_step=report)
-    trained = time.perf_counter() - started
+    processor = MultiImageProcessor(tokenizer, picture, (SIDE // PATCH // MERGE) ** 2,
+                                    profile.max_images, max_length=MAX_LENGTH)
+    encoder = pretrain_encoder(PixelTable(table, processor), table.truth.scenes,
+                               options.encoder_steps, seed=FIRST.seed)
+    print(f"encoder ready after {time.perf_counter() - started:.0f} s", flush=True)
+    torch.manual_seed(FIRST.seed)  # the language model is the same whatever went before
+    model = join(encoder, processor).freeze_vision_encoder()
+    train_language(model, processor, table, replace(FIRST, steps=options.first_steps),
+                   replace(SECOND, steps=options.second_steps))
+    minutes = (time.perf_counter() - started) / 60
     figures = score(model, processor, load_image_table(profile, "test"))
-    figures |= {"split": "test", "encoder_steps": options.encoder_steps, "steps": settings.steps,
-                "minutes": round(trained / 60, 1),
+    figures |= {"split": "test", "encoder_steps": options.encoder_steps,
+                "first_steps": options.first_steps, "second_steps": options.second_steps,
+                "minutes": round(minutes, 1),
                 "parameters": sum(p.numel() for p in model.parameters())}
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
 from vlm_utils import tiny_earth
 from vlm_utils.processor import IMAGE_TOKEN, identifier
-from vlm_utils.tiny_earth import KINDS, PLACES, Scene
+from vlm_utils.tiny_earth import KINDS, LINE_PLACES, PLACES, Scene
 
 COMPARE_PROMPT = "What changed?"
 SEQUENCE_PROMPT = "What happens over time?"
@@ -117,7 +117,7 @@ def question(scene: Scene, rng: np.random.Generator, image: str = "") -> tuple[s
     """A question about one scene and its answer; image is the name of the one meant, if any."""
     of, within = (f" of {image}", f" in {image}") if image else ("", "")
     kind_of_question = rng.choice(["what", "where", "is there", "cover", "size"],
-                                  p=[0.25, 0.25, 0.15, 0.1, 0.25])
+                                  p=[0.25, 0.25, 0.2, 0.05, 0.25])
     features = scene.features
     if kind_of_question == "cover":
         return f"What is the land cover{of}?", f"{scene.cover.capitalize()}."
@@ -137,6 +137,14 @@ def question(scene: Scene, rng: np.random.Generator, image: str = "") -> tuple[s
         feature = features[rng.integers(len(features))]
         return (f"Where is the {feature.kind}{within}?",
                 f"{tiny_earth.where(feature.place).capitalize()}.")
+    if features and rng.random() < 0.5:  # no scene holds two of a kind: elsewhere it is not
+        feature = features[rng.integers(len(features))]
+        there = rng.random() < 0.5
+        if not there:
+            places = LINE_PLACES if feature.place in LINE_PLACES else PLACES
+            elsewhere = [place for place in places if place != feature.place]
+            feature = replace(feature, place=elsewhere[rng.integers(len(elsewhere))])
+        return f"Is there {tiny_earth.phrase(feature)}{of}?", "Yes." if there else "No."
     kinds = {f.kind for f in features}
     if features and rng.random() < 0.5:
         kind = features[rng.integers(len(features))].kind
@@ -152,13 +160,20 @@ def ask(truth: Truth, rng: np.random.Generator, num_images: int = 1) -> Recipe:
     return Recipe((row,), images_first(1, text), answer, "ask")
 
 
-def inventory(truth: Truth, row: int) -> Recipe:
-    """Everything in one scene with its size: what captions do not say, but a change may be."""
-    scene = truth.scenes[row]
+def inventory(truth: Truth, rng: np.random.Generator, num_images: int = 1) -> Recipe:
+    """Everything in one image with its size: what captions do not say, but a change may be.
+
+    Of several images, the one that the prompt names.
+    """
+    rows = _distinct_rows(truth, rng, num_images)
+    k = int(rng.integers(num_images))
+    scene = truth.scenes[rows[k]]
     things = [f"{SIZES[f.size][:-1].lower()} {f.kind} {tiny_earth.where(f.place)}"
               for f in scene.features]
-    answer = f"{scene.cover.capitalize()}: {', '.join(things) or 'nothing else'}."
-    return Recipe((row,), images_first(1, "List everything."), answer, "inventory")
+    within = f" in {identifier(k + 1)}" if num_images > 1 else ""
+    return Recipe(tuple(rows), images_first(num_images, f"List everything{within}."),
+                  f"{scene.cover.capitalize()}: {', '.join(things) or 'nothing else'}.",
+                  "inventory")
 
 
 # --- several images --------------------------------------------------------------------------
@@ -234,7 +249,7 @@ def sequence(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
 
 TASKS: dict[str, Callable[..., Recipe]] = {
     "describe": describe, "ask": ask, "select": select, "compare": compare,
-    "sequence": sequence, "refer": refer}
+    "sequence": sequence, "refer": refer, "inventory": inventory}
 
 
 # --- helpers ---------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_utils.tiny_earth import LINE_PLACES, PLACES, Scene
+from vlm_utils.tiny_earth_drawing import cells_on_line
 
 
 def turn_tensor(image: Tensor, turn: int) -> Tensor:
@@ -25,25 +26,13 @@ def turn_image(picture: Image.Image, turn: int) -> Image.Image:
 
 
 @cache
-def label_order(turn: int) -> list[int]:
-    """Where each label of a turned tile stood before: new_labels = labels[label_order(turn)].
-
-    25 labels: the cover, 9 kinds and 9 sizes by cell, 6 lines (`vision_pretraining.scene_labels`).
-    """
-    cells = turn_tensor(torch.arange(9).view(3, 3), turn).flatten().tolist()
-    masks = torch.zeros(6, 3, 3, dtype=torch.long)
-    for i in range(3):
-        masks[i, i, :] = masks[3 + i, :, i] = 1
-    lines = [next(old for old in range(6) if turn_tensor(masks[old], turn).equal(masks[new]))
-             for new in range(6)]
-    return [0] + [1 + c for c in cells] + [10 + c for c in cells] + [19 + i for i in lines]
-
-
-@cache
 def _new_places(turn: int) -> dict[str, str]:
-    order = label_order(turn)
-    cells = {PLACES[old - 1]: PLACES[new] for new, old in enumerate(order[1:10])}
-    return cells | {LINE_PLACES[old - 19]: LINE_PLACES[new] for new, old in enumerate(order[19:])}
+    """Where each cell and each line of a tile lies after the turn."""
+    old = turn_tensor(torch.arange(9).view(3, 3), turn).flatten().tolist()
+    cells = {PLACES[before]: PLACES[after] for after, before in enumerate(old)}
+    lines = {frozenset(cells_on_line(line)): line for line in LINE_PLACES}
+    return cells | {line: lines[frozenset(cells[cell] for cell in cells_on_line(line))]
+                    for line in LINE_PLACES}
 
 
 def turn_scene(scene: Scene, turn: int) -> Scene:

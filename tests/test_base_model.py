@@ -1,0 +1,53 @@
+"""The base model's second stage: image and text at any distance from each other."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlm_utils.base_model import GAP, SpreadSamples, spread_positions
+from vlm_utils.datasets import build_tasks
+from vlm_utils.training import EncodedSamples, encode_table
+
+IMAGE, NAME, WORD, PAD = 9, 1, 5, 0
+
+
+def rows(count: int, tokens: int, words: int) -> torch.Tensor:
+    """The same prompt in every row: image, its name, words."""
+    return torch.tensor([[IMAGE] * tokens + [NAME] + [WORD] * words] * count)
+
+
+def test_every_second_row_is_left_as_it_is():
+    torch.manual_seed(0)
+    ids = rows(4, 3, 5)
+    positions = spread_positions(ids, IMAGE, 40)
+    assert positions[::2].tolist() == [list(range(9))] * 2
+    assert (positions[1::2] != torch.arange(9)).any(dim=1).all()
+
+
+def test_gaps_stand_before_an_image_and_behind_its_name_only():
+    torch.manual_seed(1)
+    ids = torch.tensor([[WORD] * 9, [WORD, WORD, IMAGE, IMAGE, NAME, WORD, WORD, PAD, PAD]])
+    seen = torch.stack([spread_positions(ids, IMAGE, 40)[1].diff() for _ in range(50)])
+    assert torch.nonzero((seen > 1).any(dim=0)).flatten().tolist() == [1, 4]
+    assert seen[:, 1].max() <= 41
+    assert seen[:, 4].max() <= 41
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 6), st.integers(0, 40))
+def test_positions_always_rise_and_stay_within_two_gaps(count, tokens, words, gap):
+    ids = rows(count, tokens, words)
+    positions = spread_positions(ids, IMAGE, gap)
+    assert (positions.diff(dim=1) >= 1).all()
+    assert int(positions.max()) < ids.shape[1] + 2 * gap
+
+
+def test_a_batch_differs_from_an_ordinary_one_by_its_positions_alone(earth_table, make_model,
+                                                                     processor):
+    dataset = build_tasks(earth_table, {"refer 1": 8}, seed=0)
+    dataset.features = encode_table(earth_table, make_model(), processor)
+    plain = EncodedSamples(dataset, processor).collate([0, 1, 2])
+    spread = SpreadSamples(dataset, processor).collate([0, 1, 2])
+    positions = spread.pop("position_ids")
+    assert positions.shape == spread["input_ids"].shape
+    assert int(positions.max()) < processor.max_length + 2 * GAP
+    assert all(torch.equal(plain[key], spread[key]) for key in plain)
