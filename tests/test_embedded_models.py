@@ -5,14 +5,14 @@ import json
 import pytest
 
 from vlm_utils.datasets import TaskDataset, build_recipes, build_tasks, load_image_table
-from vlm_utils.evaluation import evaluate, predict, shuffled
+from vlm_utils.evaluation import evaluate, free_text_scores, predict, shuffled
 from vlm_utils.loading import load_base_model, load_checkpoint
 from vlm_utils.profiles import get_profile
 from vlm_utils.tiny_earth import data_folder
 from vlm_utils.training import encode_table
 
 MODELS = ("tiny_vlm_base", "tiny_vlm")
-FLOOR = 0.95  # measured 0.964 and 0.953; the course wants 0.98, which is still open
+FLOOR = 0.97  # measured 0.978, 0.988 and 0.990; the course wants 0.98 of the first as well
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +68,15 @@ def test_trained_model_answers_as_its_figures_say(trained):
         assert abs(row.accuracy - promised[row.task, row.num_images]) < 0.15, row
         assert row.low > (1 / row.num_images if row.task == "select" else row.prior)
         assert row.invalid < 0.02
+
+
+def test_trained_model_still_describes_a_single_image(table):
+    """Trained on several images alone, it had forgotten how: no fact found, no word of a text."""
+    model, processor = load_checkpoint(data_folder() / "tiny_vlm")
+    dataset = TaskDataset(table, build_recipes(table.truth, {"describe 1": 60}, seed=3))
+    scores = free_text_scores(dataset, predict(model, processor, dataset))
+    assert scores["facts_found"] > 0.9
+    assert scores["facts_true"] > 0.9
 
 
 def test_trained_model_fails_on_the_images_of_other_questions(trained):

@@ -9,22 +9,30 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from vlm_utils.datasets import add_turns, build_tasks, load_image_table
-from vlm_utils.evaluation import evaluate
+from vlm_utils.datasets import (
+    TaskDataset,
+    add_turns,
+    build_recipes,
+    build_tasks,
+    load_image_table,
+)
+from vlm_utils.evaluation import evaluate, free_text_scores, predict
 from vlm_utils.loading import load_base_model
 from vlm_utils.profiles import get_profile
 from vlm_utils.tiny_earth import data_folder
-from vlm_utils.training import TrainingSettings, encode_table, train
+from vlm_utils.training import TrainingSettings, encode_table, print_progress, train
 
-STEPS = 9000
-TURNS = 8
-MIXTURE = {"select 2": 20_000, "select 3": 50_000, "select 4-8": 40_000, "compare 2": 60_000,
-           "sequence 2-4": 50_000, "sequence 5-8": 30_000, "refer 1-3": 30_000,
-           "refer 4-8": 20_000, "describe 1": 6_000}
+STEPS = 14_000
+TURNS = 4
+MIXTURE = {"select 2": 30_000, "select 3": 60_000, "select 4-8": 60_000, "compare 2": 46_000,
+           "sequence 2-4": 46_000, "sequence 5-8": 30_000, "refer 1-3": 34_000,
+           "refer 4-8": 40_000}
+# Then a little of everything with descriptions, which so many steps without them have worn away.
+LAST_STEPS, LAST_RATE = 1_500, 1e-3
+LAST_MIXTURE = {name: count // 6 for name, count in MIXTURE.items()} | {"describe 1": 12_000}
 TEST_MIXTURE = {"select 2": 500, "select 3": 500, "select 8": 500, "compare 2": 500,
                 "sequence 2": 500, "sequence 3": 500, "sequence 4": 500, "sequence 8": 500,
                 "refer 1": 500, "refer 3": 500, "refer 8": 500}
@@ -34,25 +42,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the model that lesson 05 falls back on.")
     parser.add_argument("--output", type=Path, default=data_folder() / "tiny_vlm")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--last-steps", type=int, default=LAST_STEPS)
     options = parser.parse_args()
     profile = get_profile("tiny")
     started = time.perf_counter()
     model, processor = load_base_model(profile)
     tables = {split: load_image_table(profile, split) for split in ("train", "test")}
     turned = add_turns(tables["train"], TURNS)
-    dataset = build_tasks(turned, MIXTURE, seed=0)
-    dataset.features = encode_table(turned, model, processor)
-    print(f"{len(dataset):,} samples, {time.perf_counter() - started:.0f} s so far", flush=True)
-    losses: list[float] = []
-
-    def report(row: dict) -> None:
-        losses.append(row["loss"])
-        if row["step"] % 250 == 0:
-            print(f"step {row['step']:5d}  loss {np.mean(losses[-250:]):.4f}  "
-                  f"{row['seconds']:.0f} s", flush=True)
-
+    features = encode_table(turned, model, processor)
     settings = TrainingSettings.of(profile, steps=options.steps)
-    train(model, dataset, processor, settings, on_step=report)
+    last = replace(settings, steps=options.last_steps, learning_rate=LAST_RATE)
+    for stage, mixture in ((settings, MIXTURE), (last, LAST_MIXTURE)):
+        dataset = build_tasks(turned, mixture, seed=0)
+        dataset.features = features
+        print(f"{len(dataset):,} samples, {time.perf_counter() - started:.0f} s so far", flush=True)
+        train(model, dataset, processor, stage, on_step=print_progress(250))
     minutes = (time.perf_counter() - started) / 60
     test = build_tasks(tables["test"], TEST_MIXTURE, seed=1)
     test.features = encode_table(tables["test"], model, processor)
@@ -60,7 +64,13 @@ def main() -> None:
     print(table.round(3).to_string())
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)
-    figures = {"split": "test", "steps": options.steps, "minutes": round(minutes, 1),
+    described = TaskDataset(tables["test"], build_recipes(
+        tables["test"].truth, {"describe 1": 500}, seed=1), test.features)
+    text = {name: round(score, 4) for name, score in free_text_scores(
+        described, predict(model, processor, described)).items()}
+    print(text)
+    figures = {"split": "test", "steps": options.steps, "last_steps": options.last_steps,
+               "minutes": round(minutes, 1), "descriptions": text,
                "tasks": json.loads(table.round(4).to_json(orient="records"))}
     (options.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
 
