@@ -15,6 +15,7 @@ from vlm_utils.evaluation import (
     accuracy_by_position,
     blind,
     evaluate,
+    free_text_scores,
     grade,
     parse_choice,
     permuted,
@@ -22,9 +23,11 @@ from vlm_utils.evaluation import (
     reversed_frames,
     shuffled,
     summarise,
+    warn_small_samples,
     wilson_interval,
+    with_unrelated,
 )
-from vlm_utils.tasks import Recipe
+from vlm_utils.tasks import Recipe, Truth, with_article
 
 
 def table(*rows):
@@ -112,6 +115,118 @@ def test_numbers_of_images_are_summarised_apart():
     assert summary["chance"].tolist() == pytest.approx([1 / 2, 1 / 3])
 
 
+# --- how much a row rests on -------------------------------------------------------------------
+
+def asked(num_samples: int, num_images: int, right: int) -> tuple[pd.DataFrame, TaskDataset]:
+    """A summary of so many questions about so many images in turn, `right` of them right."""
+    recipes = [Recipe((i % num_images,), f"<image>Question {i}?", "Yes.", "refer")
+               for i in range(num_samples)]
+    graded = grade(table(*[("refer", 1, "Yes.", "Yes." if i < right else "No.")
+                           for i in range(num_samples)]))
+    return summarise(graded), TaskDataset(None, recipes)
+
+
+def test_many_questions_about_few_images_are_named():
+    """A trap: the interval of 600 samples is narrow, though they show the same six photographs."""
+    summary, dataset = asked(600, 6, right=480)
+    assert (summary["high"] - summary["low"]).item() < 0.07
+    warning, = warn_small_samples(summary, dataset)
+    assert "refer of 1: 600 samples show only 6 different images" in warning
+    assert "77% to 83% is too narrow" in warning
+    low, high = wilson_interval(5, 6)
+    assert f"{low:.0%} to {high:.0%}, {100 * (high - low):.0f} points wide" in warning
+
+
+def test_few_samples_are_named():
+    summary, dataset = asked(12, 12, right=6)
+    warning, = warn_small_samples(summary, dataset)
+    assert "refer of 1: 12 samples of 12 different images leave 25% to 75%" in warning
+    assert "49 points wide" in warning
+
+
+@given(st.integers(0, 200))
+def test_enough_samples_of_enough_images_are_not_named(right):
+    summary, dataset = asked(200, 150, right)
+    assert warn_small_samples(summary, dataset) == []
+
+
+def test_each_row_is_weighed_by_its_own_images():
+    """Counted over all tasks together, the images of one would lend weight to another."""
+    few, few_asked = asked(300, 5, right=150)
+    many = TaskDataset(None, [Recipe((i, i + 1), "<image><image>Which?", "<image_1>", "select")
+                              for i in range(300)])
+    summary = pd.concat([few, few.assign(task="select", num_images=2)])
+    both = TaskDataset(None, few_asked.recipes + many.recipes)
+    assert [w.split(":")[0] for w in warn_small_samples(summary, both)] == ["refer of 1"]
+
+
+def test_a_summary_of_another_dataset_is_refused():
+    summary, _ = asked(20, 20, right=10)
+    with pytest.raises(ValueError, match="refer of 1: the summary counts 20 samples, the dataset "
+                                         "holds 7"):
+        warn_small_samples(summary, asked(7, 7, right=3)[1])
+
+
+# --- free text ---------------------------------------------------------------------------------
+
+def described(truth: Truth, rows: list[int]) -> TaskDataset:
+    recipes = [Recipe((row,), "<image>Describe the image.", truth.captions[row][0], "describe")
+               for row in rows]
+    return TaskDataset(type("Table", (), {"truth": truth}), recipes)
+
+
+def test_any_true_caption_scores_full_and_its_facts_are_found(earth_truth):
+    dataset = described(earth_truth, list(range(20)))
+    other = pd.DataFrame({"prediction": [earth_truth.captions[row][1 + row % 4]
+                                         for row in range(20)]})
+    scores = free_text_scores(dataset, other)
+    assert scores["bleu"] == pytest.approx(100) and scores["chrf"] == pytest.approx(100)
+    assert scores["facts_found"] == scores["facts_true"] == 1
+
+
+def test_words_in_common_do_not_make_a_text_true(earth_truth):
+    """Every feature moved: most words stay, and so does most of BLEU; the facts do not."""
+    rows = [row for row in range(60) if earth_truth.scenes[row].features][:20]
+    swapped = [earth_truth.captions[row][0].replace("left", "#").replace("right", "left")
+               .replace("#", "right").replace("top", "#").replace("bottom", "top")
+               .replace("#", "bottom") for row in rows]
+    scores = free_text_scores(described(earth_truth, rows), pd.DataFrame({"prediction": swapped}))
+    assert scores["bleu"] > 50
+    assert scores["facts_found"] < 0.7 and scores["facts_true"] < 0.7
+
+
+def test_facts_found_and_facts_true_are_two_things(earth_truth):
+    """A text that says little but nothing wrong; and one that says nothing."""
+    dataset = described(earth_truth, list(range(20)))
+    covers = [f"Cover: {earth_truth.scenes[row].cover}." for row in range(20)]
+    scores = free_text_scores(dataset, pd.DataFrame({"prediction": covers}))
+    facts = sum(len(tiny_earth.scene_facts(earth_truth.scenes[row])) for row in range(20))
+    assert scores["facts_true"] == 1 and scores["facts_found"] == pytest.approx(20 / facts)
+    silent = free_text_scores(dataset, pd.DataFrame({"prediction": [""] * 20}))
+    assert silent["facts_found"] == silent["bleu"] == 0 and np.isnan(silent["facts_true"])
+
+
+def test_photographs_may_have_different_numbers_of_captions():
+    truth = Truth([None] * 2, [["A dog runs on the beach ."],
+                               ["Two men walk.", "Two men walk down a street."]], [(0,), (1,)])
+    texts = pd.DataFrame({"prediction": ["A dog runs on the beach .",
+                                         "Two men walk down a street."]})
+    scores = free_text_scores(described(truth, [0, 1]), texts)
+    assert scores == {"bleu": pytest.approx(100), "chrf": pytest.approx(100)}
+
+
+def test_what_is_no_description_of_a_captioned_image_is_refused(earth_truth, dataset):
+    with pytest.raises(ValueError, match="2 predictions for 1 samples"):
+        free_text_scores(described(earth_truth, [0]), pd.DataFrame({"prediction": ["a", "b"]}))
+    with pytest.raises(ValueError, match="sample 0 is of 'select', which has one right answer"):
+        free_text_scores(dataset.of_task("select"), pd.DataFrame({"prediction": ["a"] * 6}))
+    bare = replace(earth_truth, captions=[[] for _ in earth_truth.captions])
+    dataset = TaskDataset(type("Table", (), {"truth": bare}),
+                          described(earth_truth, [3]).recipes)
+    with pytest.raises(ValueError, match="sample 0 shows row 3, which has no caption"):
+        free_text_scores(dataset, pd.DataFrame({"prediction": ["a"]}))
+
+
 def test_accuracy_by_position_shows_a_bias():
     """A model that always says the first is right there and nowhere else."""
     graded = grade(table(*[("select", 2, f"<image_{1 + i % 2}>", "<image_1>") for i in range(10)]))
@@ -194,6 +309,84 @@ def test_permuted_changes_orders_and_takes_selections_only(dataset):
         permuted(dataset)
 
 
+@given(st.integers(1, 7).flatmap(lambda n: st.tuples(
+    st.just(n), st.integers(1, n), st.integers(0, n))), st.integers(0, 99))
+def test_one_more_image_moves_names_and_nothing_else(case, seed):
+    """Prompt with the question before, between or behind the images; names in it move along."""
+    num_images, k, before = case
+    prompt = "<image>" * before + f"Describe <image_{k}>." + "<image>" * (num_images - before)
+    recipe = Recipe(tuple(range(num_images)), prompt, f"<image_{k}> it is.", "refer")
+    truth = Truth([None] * 9, [["text"]] * 9, [(row,) for row in range(9)])
+    dataset = TaskDataset(type("Table", (), {"truth": truth}), [recipe])
+    new, = with_unrelated(dataset, seed).recipes
+    assert [row for row in new.rows if row < num_images] == list(recipe.rows)
+    assert len(new.rows) == num_images + 1 == new.prompt.count("<image>")
+    named = new.rows.index(k - 1) + 1
+    assert new.prompt.replace("<image>", "") == f"Describe <image_{named}>."
+    assert new.answer == f"<image_{named}> it is."
+    at = [new.prompt[:i].count("<image>") for i in range(len(new.prompt))
+          if new.prompt.startswith("Describe", i)][0]
+    assert at in (before, before + 1)           # the question stays between the same images
+    if before == num_images:
+        assert at == before + 1                 # behind all of them, as it was
+
+
+def holds(text: str, scene) -> bool:
+    """Is a description of a selection true of a scene? Read from the text alone."""
+    return text == scene.cover or text in [
+        words for f in scene.features for words in (with_article(f.kind), tiny_earth.phrase(f))
+    ] or tiny_earth.facts(text) == tiny_earth.scene_facts(scene)
+
+
+def test_the_image_put_into_a_selection_does_not_fit_its_description(earth_table):
+    """Any image at all would often be a second right answer."""
+    dataset = build_tasks(earth_table, {"select 2": 100, "select 4": 100}, seed=3)
+    scenes, second = earth_table.truth.scenes, 0
+    for old, new in zip(dataset.recipes, with_unrelated(dataset, seed=4).recipes, strict=True):
+        text = old.prompt.split("Which image shows ")[1][:-1]
+        right = [k for k, row in enumerate(new.rows, 1) if holds(text, scenes[row])]
+        assert [f"<image_{k}>" for k in right] == [new.answer]
+        assert new.prompt.endswith(f"<image>Which image shows {text}?")
+        second += holds(text, scenes[(old.rows[0] * 7 + 5) % len(scenes)])
+    assert second > 10
+
+
+def test_the_image_put_in_is_of_another_place(earth_table):
+    """Frames of one place look alike: one of them would be no unrelated image."""
+    dataset = build_tasks(earth_table, {"select 2": 60, "refer 2": 60}, seed=5)
+    places = {row: rows for rows in earth_table.truth.places for row in rows}
+    positions = set()
+    for old, new in zip(dataset.recipes, with_unrelated(dataset, seed=6).recipes, strict=True):
+        added, = set(new.rows) - set(old.rows)
+        assert not set(places.get(added, (added,))) & set(old.rows)
+        positions.add(new.rows.index(added))
+    assert positions == {0, 1, 2}
+
+
+def test_what_another_image_could_change_is_refused(earth_table, caption_truth):
+    compare = build_tasks(earth_table, {"compare 2": 3}, seed=0)
+    with pytest.raises(ValueError, match=r"sample 0 is of 'compare', .*of_task\('select'\)"):
+        with_unrelated(compare)
+    full = build_tasks(earth_table, {"select 3": 3}, seed=0)
+    with pytest.raises(ValueError, match="sample 0 has 3 images and the model has names for 3"):
+        with_unrelated(full, max_images=3)
+    every_row = [Recipe(tuple(range(4)), "<image>" * 4 + "Which?", "<image_1>", "select")]
+    few = Truth([None] * 4, caption_truth.captions[:4], caption_truth.places[:4])
+    with pytest.raises(ValueError, match="none of the 4 images shows another place"):
+        with_unrelated(TaskDataset(type("Table", (), {"truth": few}), every_row))
+
+
+def test_captioned_selections_get_an_image_of_no_common_caption():
+    """The same photograph twice in a folder would be a second right answer."""
+    truth = Truth([None] * 4, [["A dog."], ["A cat."], ["A dog.", "An animal."], ["A car."]],
+                  [(row,) for row in range(4)])
+    recipe = Recipe((0, 1), "<image><image>Which image shows a dog?", "<image_1>", "select")
+    dataset = TaskDataset(type("Table", (), {"truth": truth}), [recipe])
+    for seed in range(20):
+        new, = with_unrelated(dataset, seed).recipes
+        assert set(new.rows) == {0, 1, 3} and new.rows[int(new.answer[7:-1]) - 1] == 0
+
+
 def test_reversed_frames_have_the_answer_that_is_true_backwards(dataset):
     sequences = dataset.of_task("sequence")
     scenes = dataset.table.truth.scenes
@@ -220,4 +413,5 @@ def test_controls_leave_the_samples_as_they_were(dataset):
     for control in (blind, shuffled):
         control(dataset)
     permuted(dataset.of_task("select"))
+    with_unrelated(dataset.of_task("select"))
     assert dataset.recipes == before and dataset.features is features

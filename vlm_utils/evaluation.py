@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +11,12 @@ import pandas as pd
 import torch
 from scipy.stats import binomtest
 
-from vlm_utils import tasks
+from vlm_utils import tasks, tiny_earth
 from vlm_utils.architecture import MultiImageVLM
 from vlm_utils.collate import collate_multi_image
 from vlm_utils.datasets import TaskDataset
-from vlm_utils.processor import MultiImageProcessor, identifier
+from vlm_utils.processor import IMAGE_TOKEN, MultiImageProcessor, identifier
+from vlm_utils.tasks import Recipe, Truth
 
 _IDENTIFIER = re.compile(r"<image_(\d+)>")
 
@@ -110,6 +112,76 @@ def evaluate(model: MultiImageVLM, processor: MultiImageProcessor, dataset: Task
     return summarise(grade(predict(model, processor, dataset, **options)))
 
 
+def warn_small_samples(summary: pd.DataFrame, dataset: TaskDataset,
+                       widest: float = 0.3) -> list[str]:
+    """In words, which rows of a summary mean little: too few samples, or too few images.
+
+    An interval takes its samples for independent. Questions about one image are not: at worst they
+    are right or wrong together, and only different images count (effective sample size, Kish
+    1965). Named is a row whose interval, counted so, is wider than `widest`, as a share.
+    Raises ValueError where the summary is not of this dataset.
+    """
+    asked, shown = defaultdict(int), defaultdict(set)
+    for recipe in dataset.recipes:
+        asked[recipe.task, len(recipe.rows)] += 1
+        shown[recipe.task, len(recipe.rows)].update(recipe.rows)
+    warnings = []
+    for row in summary.itertuples():
+        key, name = (row.task, row.num_images), f"{row.task} of {row.num_images}"
+        if asked[key] != row.samples:
+            raise ValueError(f"{name}: the summary counts {row.samples} samples, the dataset holds "
+                             f"{asked[key]}: give the dataset that was evaluated")
+        images = len(shown[key])
+        independent = min(row.samples, images)
+        low, high = wilson_interval(round(row.accuracy * independent), independent)
+        if high - low <= widest:
+            continue
+        width = f"{low:.0%} to {high:.0%}, {100 * (high - low):.0f} points wide"
+        if images < row.samples:
+            warnings.append(f"{name}: {row.samples} samples show only {images} different images: "
+                            f"{row.low:.0%} to {row.high:.0%} is too narrow, with each image "
+                            f"counted once it is {width}: add images")
+        else:
+            warnings.append(f"{name}: {row.samples} samples of {images} different images leave "
+                            f"{width}: ask more samples")
+    return warnings
+
+
+def free_text_scores(dataset: TaskDataset, predictions: pd.DataFrame) -> dict[str, float]:
+    """Descriptions beside all captions of their image: words in common, and what they state.
+
+    bleu (Papineni et al. 2002), chrf (Popovic 2015): of all descriptions together, 0 to 100.
+    facts_found: share of the true facts that were said; facts_true: share of the facts said that
+    are true (nan where none was said); both only where scenes are known.
+    Raises ValueError for other tasks, for images without captions, and where the numbers differ.
+    """
+    import sacrebleu
+    if len(predictions) != len(dataset):
+        raise ValueError(f"{len(predictions)} predictions for {len(dataset)} samples: give the "
+                         "dataset that was predicted")
+    truth, texts, captions = dataset.table.truth, list(predictions["prediction"]), []
+    for i, recipe in enumerate(dataset.recipes):
+        if recipe.task != "describe":
+            raise ValueError(f"sample {i} is of {recipe.task!r}, which has one right answer: use "
+                             "grade, or dataset.of_task('describe')")
+        captions.append(truth.captions[recipe.rows[0]])
+        if not captions[-1]:
+            raise ValueError(f"sample {i} shows row {recipe.rows[0]}, which has no caption to "
+                             "compare with: add a metadata.jsonl with caption_0 to the folder")
+    most = max(map(len, captions))  # sacrebleu wants equally many for each; None is left out
+    references = [[c[k] if k < len(c) else None for c in captions] for k in range(most)]
+    scores = {"bleu": sacrebleu.corpus_bleu(texts, references, force=True).score,
+              "chrf": sacrebleu.corpus_chrf(texts, references).score}
+    if truth.has_scenes:
+        said = [tiny_earth.facts(text) for text in texts]
+        true = [tiny_earth.scene_facts(truth.scenes[r.rows[0]]) for r in dataset.recipes]
+        right = sum(len(a & b) for a, b in zip(said, true, strict=True))
+        scores["facts_found"] = right / sum(map(len, true))
+        total = sum(map(len, said))
+        scores["facts_true"] = right / total if total else float("nan")
+    return scores
+
+
 # --- controls: the same questions, with something taken away ---------------------------------
 
 def blind(dataset: TaskDataset) -> TaskDataset:
@@ -153,14 +225,40 @@ def permuted(dataset: TaskDataset, seed: int = 0) -> TaskDataset:
     return replace(dataset, recipes=recipes)
 
 
+def with_unrelated(dataset: TaskDataset, seed: int = 0, max_images: int = 8) -> TaskDataset:
+    """One more image, of another place, at a random position: names move along, truth stays.
+
+    A selection gets an image that shares neither cover nor any kind of thing with the right one:
+    nothing that is said of the right one is then true of it. Without scenes, it shares no caption.
+    A question about one image (refer) gets any image. max_images: of the processor.
+    Raises ValueError for other tasks, for samples that are full, and where no such image is left.
+    """
+    rng = np.random.default_rng(seed)
+    truth = dataset.table.truth
+    place_of = {row: place for place, rows in enumerate(truth.places) for row in rows}
+    recipes = []
+    for i, recipe in enumerate(dataset.recipes):
+        if recipe.task not in ("select", "refer"):
+            raise ValueError(f"sample {i} is of {recipe.task!r}, whose answer another image could "
+                             "change: use dataset.of_task('select') or dataset.of_task('refer')")
+        if len(recipe.rows) >= max_images:
+            raise ValueError(f"sample {i} has {len(recipe.rows)} images and the model has names "
+                             f"for {max_images}: take samples of fewer images")
+        row = _unrelated_row(recipe, truth, place_of, rng)
+        if row is None:
+            raise ValueError(f"sample {i}: none of the {len(truth.scenes)} images shows another "
+                             "place and surely something else: use a table with more images")
+        recipes.append(_insert_image(recipe, row, int(rng.integers(len(recipe.rows) + 1))))
+    return replace(dataset, recipes=recipes)
+
+
 def reversed_frames(dataset: TaskDataset) -> TaskDataset:
     """Sequences backwards in time, with the answers that are true of them then."""
-    from vlm_utils.tiny_earth import describe_sequence
     scenes = dataset.table.truth.scenes
     recipes = []
     for recipe in dataset.recipes:
         rows = recipe.rows[::-1]
-        answer = describe_sequence([scenes[r] for r in rows])
+        answer = tiny_earth.describe_sequence([scenes[r] for r in rows])
         recipes.append(replace(recipe, rows=rows, answer=answer))
     return replace(dataset, recipes=recipes)
 
@@ -189,3 +287,40 @@ class _Everywhere:
 
     def __getitem__(self, rows: list[int]) -> torch.Tensor:
         return self.features.expand(len(rows), *self.features.shape)
+
+
+def _unrelated_row(recipe: Recipe, truth: Truth, place_of: dict[int, int],
+                   rng: np.random.Generator) -> int | None:
+    """A random image of another place than a sample's, not to be taken for the right one."""
+    def place(row: int) -> int:
+        return place_of.get(row, -1 - row)      # an image of its own is a place of its own
+
+    seen = {place(row) for row in recipe.rows}
+    right = None
+    if recipe.task == "select":
+        right = recipe.rows[int(_IDENTIFIER.search(recipe.answer)[1]) - 1]
+    for row in map(int, rng.permutation(len(truth.scenes))):
+        if place(row) not in seen and (right is None or not _share(truth, row, right)):
+            return row
+    return None
+
+
+def _share(truth: Truth, row: int, other: int) -> bool:
+    """Could something that is said of one image be true of the other?"""
+    if not truth.has_scenes:
+        return bool(set(truth.captions[row]) & set(truth.captions[other]))
+    first, second = truth.scenes[row], truth.scenes[other]
+    kinds = {f.kind for f in first.features} & {f.kind for f in second.features}
+    return first.cover == second.cover or bool(kinds)
+
+
+def _insert_image(recipe: Recipe, row: int, position: int) -> Recipe:
+    """The image `row` before image `position`, counted from 0, or right behind the last one."""
+    def renamed(text: str) -> str:
+        return _IDENTIFIER.sub(lambda m: identifier(int(m[1]) + (int(m[1]) > position)), text)
+
+    pieces = renamed(recipe.prompt).split(IMAGE_TOKEN)      # placeholder k follows piece k
+    pieces.insert(min(position + 1, len(recipe.rows)), "")
+    rows = (*recipe.rows[:position], row, *recipe.rows[position:])
+    answer = None if recipe.answer is None else renamed(recipe.answer)
+    return replace(recipe, rows=rows, prompt=IMAGE_TOKEN.join(pieces), answer=answer)

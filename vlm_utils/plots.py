@@ -152,6 +152,28 @@ def draw_accuracy(tables: dict[str, pd.DataFrame], title: str = "") -> Figure:
     return figure
 
 
+def draw_attention(images: Sequence, maps: np.ndarray, title: str = "") -> Figure:
+    """Attention over the images of one sample: grey pictures under one colour scale for all.
+
+    images: PIL images. maps: (num_images, side, side), shares of one whole. Under each image its
+    identifier and its share. Raises ValueError where images and maps differ in number.
+    """
+    if len(images) != len(maps):
+        raise ValueError(f"{len(images)} images and {len(maps)} maps: give one map for each image")
+    figure = new_figure(max(5, 1 + 1.9 * len(images)), 2.7)
+    axes = figure.subplots(1, len(images), squeeze=False)[0]
+    for k, (axis, image, shares) in enumerate(zip(axes, images, maps, strict=True), start=1):
+        extent = (0, image.width, image.height, 0)
+        # In grey: the picture's own colours would read as attention.
+        axis.imshow(np.asarray(image.convert("L")), cmap="gray", vmin=0, vmax=255, extent=extent)
+        shade = axis.imshow(shares, cmap="viridis", alpha=0.6, vmin=0, vmax=float(np.max(maps)),
+                            extent=extent, interpolation="nearest")
+        axis.set(xticks=[], yticks=[], xlabel=f"<image_{k}>\n{np.sum(shares):.0%}")
+    figure.colorbar(shade, ax=list(axes), label="share of attention")
+    figure.suptitle(wrap(title, 80), fontsize=9)
+    return figure
+
+
 def draw_bars(values: dict[str, float], label: str, title: str = "") -> Figure:
     """Horizontal bars with their values written beside them."""
     figure = new_figure(7, 0.7 + 0.36 * len(values))
@@ -162,6 +184,32 @@ def draw_bars(values: dict[str, float], label: str, title: str = "") -> Figure:
     axis.margins(x=0.15)
     axis.invert_yaxis()
     axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_ladder(table: pd.DataFrame) -> Figure:
+    """Samples per second of each rung of `ladder.climb`, and how many times the naive that is.
+
+    A rung that is slower than the one before has another colour.
+    """
+    figure = new_figure(8.5, 0.9 + 0.48 * len(table))
+    axis = figure.subplots()
+    speeds = table["samples_per_second"]
+    names = [f"{row.rung}\n({row.change})" for row in table.itertuples()]
+    bars = axis.barh(names, speeds, color=np.where(speeds.diff() < 0, ORANGE, BLUE))
+    labels = [(f"{row.samples_per_second:,.0f}" if row.samples_per_second >= 10
+               else f"{row.samples_per_second:.2g}") + f"  ({row.times_naive:.1f} x naive)"
+              + (f"\n+ {row.seconds_once:.2g} s once" if row.seconds_once else "")
+              for row in table.itertuples()]
+    axis.bar_label(bars, labels, padding=3, fontsize=8)
+    axis.set(xlabel="training samples per second")
+    axis.tick_params(axis="y", labelsize=8)
+    axis.margins(x=0.25)
+    axis.invert_yaxis()
+    axis.spines[["top", "right"]].set_visible(False)
+    handles = [Patch(color=BLUE, label="at least as fast as the rung before"),
+               Patch(color=ORANGE, label="slower")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
