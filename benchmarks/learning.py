@@ -2,6 +2,7 @@
 
     python benchmarks/learning.py --seeds 3     train and measure, once for each seed
     python benchmarks/learning.py --quick       measure the trained model in data/ only
+    python benchmarks/learning.py --set optimizer=adamw --set steps=1500    another training
 
 Measured on test places, greedy decoding. The last line is JSON: for each task and number of
 images the accuracy, its 95% interval, chance, the commonest answer's share, what is left without
@@ -47,14 +48,28 @@ def measure(model, processor, questions: TaskDataset) -> pd.DataFrame:
     return table.reset_index()
 
 
-def train_and_measure(seed: int, samples: int) -> tuple[pd.DataFrame, float]:
+def parse_setting(text: str) -> tuple[str, object]:
+    """("steps", 1500) of "steps=1500", in the type of that field of TrainingSettings."""
+    name, _, value = text.partition("=")
+    defaults = vars(TrainingSettings(steps=1))
+    if name not in defaults or name == "seed":
+        names = ", ".join(sorted(defaults.keys() - {"seed"}))
+        raise argparse.ArgumentTypeError(f"{name!r} is none of {names}")
+    try:
+        return name, type(defaults[name])(value)
+    except ValueError:
+        kind = type(defaults[name]).__name__
+        raise argparse.ArgumentTypeError(f"{name} is of type {kind}, not {value!r}") from None
+
+
+def train_and_measure(seed: int, samples: int, changes: dict) -> tuple[pd.DataFrame, float]:
     """Lesson 04 from the shipped base model, with this seed; the table and seconds of training."""
     profile = get_profile("tiny")
     model, processor = load_base_model(profile)
     table = add_turns(load_image_table(profile, "train"), profile.turns)
     dataset = build_tasks(table, profile.mixture, seed=seed)
     dataset.features = encode_table(table, model, processor)
-    settings = TrainingSettings.of(profile, seed=seed)
+    settings = TrainingSettings.of(profile, **changes | {"seed": seed})
     history = train(model, dataset, processor, settings, on_step=print_progress(500))
     measured = measure(model, processor, test_questions(LESSON_TASKS, samples, model, processor))
     return measured.assign(seed=seed), float(history["seconds"].iloc[-1])
@@ -82,9 +97,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=500,
                         help="test questions of each task and number of images (default: 500)")
     parser.add_argument("--quick", action="store_true", help="the trained model in data/ only")
+    parser.add_argument("--set", type=parse_setting, action="append", default=[], dest="changes",
+                        metavar="NAME=VALUE", help="train with another setting than the lesson's")
     options = parser.parse_args()
     if options.seeds < 1 or options.samples < 2:
         parser.error("--seeds is at least 1 and --samples at least 2")
+    if options.quick and options.changes:
+        parser.error("--quick trains nothing: leave out --set")
     # The same work for everyone: no other images or profile, and no progress bars in between.
     for name in ("VLM_IMAGES", "VLM_PROFILE"):
         os.environ.pop(name, None)
@@ -98,14 +117,16 @@ def main() -> None:
         tables = []
         for seed in range(options.seeds):
             print(f"seed {seed}, {seed + 1} of {options.seeds}", flush=True)
-            measured, seconds = train_and_measure(seed, options.samples)
+            measured, seconds = train_and_measure(seed, options.samples,
+                                                  dict(options.changes))
             tables.append(measured)
             training_seconds.append(round(seconds))
         table = over_seeds(tables)
     print(table.round(3).to_string(index=False))
     print(json.dumps({
         "benchmark": "learning", "model": "data/tiny_vlm" if options.quick else "lesson 04",
-        "samples": options.samples, "training_seconds": training_seconds,
+        "samples": options.samples, "changes": dict(options.changes),
+        "training_seconds": training_seconds,
         "seconds": round(time.perf_counter() - started),
         "tasks": json.loads(table.round(4).to_json(orient="records"))}))
 
