@@ -18,7 +18,8 @@ if sys.version_info >= (3, 11):
 else:  # what pytest itself brings along
     import tomli as tomllib
 
-LESSONS = ("architecture", "datasets", "collate", "training", "evaluation", "memory")
+LESSONS = ("architecture", "datasets", "collate", "training", "ladder", "evaluation",
+           "attention", "memory")
 SUPPORT = ("profiles", "tiny_earth", "tiny_earth_drawing", "plots", "images", "hub", "processor",
            "tasks")
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
