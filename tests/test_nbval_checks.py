@@ -253,6 +253,21 @@ def test_the_plugin_is_loaded_for_every_run_in_the_repository(request):
     assert request.config.pluginmanager.has_plugin("vlm_utils.nbval_checks")
 
 
+@pytest.mark.parametrize("with_page", [True, False])
+def test_the_table_comes_last_with_a_page_else_the_closing_line(tmp_path, with_page):
+    write_notebook(tmp_path / "short.ipynb", ["print(1)"])
+    page = [f"--lesson-html={tmp_path / 'check.html'}"] if with_page else []
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "vlm_utils.nbval_checks", "--nbval-lax",
+         "--nbval-current-env", "-p", "no:cacheprovider", *page, str(tmp_path)], cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    closing = next(i for i, line in enumerate(lines) if " passed in " in line)
+    header = next(i for i, line in enumerate(lines) if line.startswith("notebook "))
+    assert (header > closing) == with_page
+    assert with_page or closing == len(lines) - 1
+
+
 @pytest.mark.skipif(shutil.which("make") is None, reason="no make")
 @pytest.mark.parametrize(("given", "command"), [
     ([], "vlm_utils check"), (["PROFILE=full"], "vlm_utils check --profile full")])

@@ -94,22 +94,31 @@ class Collector:
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session):
-        """After everything that pytest itself writes: the table is what an instructor reads."""
+        """With a page, after everything that pytest itself writes: it is what instructors read."""
         done = yield
         terminal = self.config.pluginmanager.get_plugin("terminalreporter")
-        if not self.lessons or terminal is None or hasattr(self.config, "workerinput"):
+        if not (path := self.config.option.lesson_html) or not self.write_table(terminal):
             return done
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         lessons = [self.lessons[name] for name in sorted(self.lessons)]
-        note = network_note(self.config)
-        terminal.write_line("")
-        for line in table(lessons):
-            terminal.write_line(line)
-        terminal.write_line(note)
-        if path := self.config.option.lesson_html:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            Path(path).write_text(to_html(lessons, note), encoding="utf-8")
-            terminal.write_line(f"each cell: {path}")
+        Path(path).write_text(to_html(lessons, network_note(self.config)), encoding="utf-8")
+        terminal.write_line(f"each cell: {path}")
         return done
+
+    def pytest_terminal_summary(self, terminalreporter) -> None:
+        """Without one, as among the unit tests: pytest's closing line stays the last."""
+        if not self.config.option.lesson_html:
+            self.write_table(terminalreporter)
+
+    def write_table(self, terminal) -> bool:
+        """Write a line for each lesson, where lessons ran and there is a terminal to write to."""
+        if not self.lessons or terminal is None or hasattr(self.config, "workerinput"):
+            return False
+        terminal.write_line("")
+        for line in table([self.lessons[name] for name in sorted(self.lessons)]):
+            terminal.write_line(line)
+        terminal.write_line(network_note(self.config))
+        return True
 
 
 def network_note(config) -> str:
