@@ -6,7 +6,7 @@
 identifiers   name each image after it, before it, or not at all
 layout        images where the prompt puts them, or all in front; the prompts differ only where
               text stands before an image, which is in a part of the refer questions
-tokens        patches merged 2 x 2 as ever, not at all, or 3 x 3
+tokens        patches merged 2 x 2 as ever, not at all, or 4 x 4
 padding       samples of two images as they are, or with a zero image behind them that is attended,
               in training and in testing (collate.collate_padded_images)
 encoder       pretrained, or one ViT of random weights, frozen as well
@@ -83,7 +83,7 @@ COMPARISONS: dict[str, dict[str, Setup]] = {
     "identifiers": {name: Setup(identifiers=name) for name in IDENTIFIERS},
     "layout": {name: Setup(layout=name) for name in LAYOUTS},
     "tokens": {str(tokens_of(factor)): Setup(merge_factor=factor, new_projector=True)
-               for factor in (MERGE, *sorted({1, 2, 3} - {MERGE}))},
+               for factor in (MERGE, *sorted({1, 2, 4} - {MERGE}))},
     "padding": {"absent": Setup(), "attended": Setup(padded=True)},
     "encoder": {"pretrained": Setup(new_projector=True),
                 "random": Setup(new_projector=True, random_encoder=True)},

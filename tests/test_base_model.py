@@ -1,5 +1,6 @@
 """The base model's second stage: image and text at any distance from each other."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from vlm_utils.datasets import build_tasks
 from vlm_utils.training import EncodedSamples, encode_table
 
 IMAGE, NAME, WORD, PAD = 9, 1, 5, 0
+BLOCK = torch.tensor([IMAGE, NAME])
 
 
 def rows(count: int, tokens: int, words: int) -> torch.Tensor:
@@ -19,24 +21,29 @@ def rows(count: int, tokens: int, words: int) -> torch.Tensor:
 def test_every_second_row_is_left_as_it_is():
     torch.manual_seed(0)
     ids = rows(4, 3, 5)
-    positions = spread_positions(ids, IMAGE, 40)
+    positions = spread_positions(ids, BLOCK, 40)
     assert positions[::2].tolist() == [list(range(9))] * 2
     assert (positions[1::2] != torch.arange(9)).any(dim=1).all()
 
 
-def test_gaps_stand_before_an_image_and_behind_its_name_only():
+@pytest.mark.parametrize(("row", "gaps"), [
+    ([WORD, WORD, IMAGE, IMAGE, NAME, WORD, WORD, PAD, PAD], [1, 4]),
+    ([WORD, WORD, NAME, IMAGE, IMAGE, WORD, WORD, PAD, PAD], [1, 4]),
+    ([WORD, NAME, IMAGE, IMAGE, NAME, WORD, NAME, WORD, PAD], [0, 4]),
+    ([WORD, NAME, WORD, NAME, IMAGE, IMAGE, NAME, WORD, PAD], [2, 6]),
+])
+def test_gaps_stand_before_an_image_with_its_name_and_behind_it_only(row, gaps):
     torch.manual_seed(1)
-    ids = torch.tensor([[WORD] * 9, [WORD, WORD, IMAGE, IMAGE, NAME, WORD, WORD, PAD, PAD]])
-    seen = torch.stack([spread_positions(ids, IMAGE, 40)[1].diff() for _ in range(50)])
-    assert torch.nonzero((seen > 1).any(dim=0)).flatten().tolist() == [1, 4]
-    assert seen[:, 1].max() <= 41
-    assert seen[:, 4].max() <= 41
+    ids = torch.tensor([[WORD] * 9, row])
+    seen = torch.stack([spread_positions(ids, BLOCK, 40)[1].diff() for _ in range(50)])
+    assert torch.nonzero((seen > 1).any(dim=0)).flatten().tolist() == gaps
+    assert seen.max() <= 41
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 6), st.integers(0, 40))
 def test_positions_always_rise_and_stay_within_two_gaps(count, tokens, words, gap):
     ids = rows(count, tokens, words)
-    positions = spread_positions(ids, IMAGE, gap)
+    positions = spread_positions(ids, BLOCK, gap)
     assert (positions.diff(dim=1) >= 1).all()
     assert int(positions.max()) < ids.shape[1] + 2 * gap
 

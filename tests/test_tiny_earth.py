@@ -51,8 +51,8 @@ def test_a_sampled_scene_obeys_the_rules_of_its_world(scene):
     points = [f.place for f in scene.features if f.place in tiny_earth.PLACES]
     assert len(lines) <= (scene.cover != "water") and len(points) <= 3
     assert len(set(points)) == len(points) == len(scene.features) - len(lines)
-    taken = 3 * len(lines) + len(points)  # a line passes three cells, none of them taken
-    assert len(tiny_earth.free_places(scene)) == 9 - taken
+    taken = 2 * len(lines) + len(points)  # a line passes two cells, none of them taken
+    assert len(tiny_earth.free_places(scene)) == 4 - taken
     assert not set(tiny_earth.free_places(scene)) & set(points)
 
 
@@ -62,7 +62,7 @@ def test_a_scene_survives_json(scene):
 
 
 def test_the_order_of_features_does_not_matter():
-    lake, town = Feature("lake", "top left", 1), Feature("town", "bottom", 3)
+    lake, town = Feature("lake", "top left", 1), Feature("town", "bottom right", 2)
     assert Scene("forest", (town, lake)) == Scene("forest", (lake, town))
 
 
@@ -81,16 +81,18 @@ def test_bad_json_is_refused_with_the_reason(text, complaint):
 
 
 @pytest.mark.parametrize("cover, features, complaint", [
-    ("desert", [("fire", "top", 1)], "no 'fire' on desert"),
+    ("desert", [("fire", "top left", 1)], "no 'fire' on desert"),
     ("water", [("road", "across the top", 2)], "no 'road' on water"),
     ("forest", [("lake", "across the top", 2)], "no lake at 'across the top'"),
-    ("forest", [("road", "top", 2)], "no road at 'top'"),
-    ("forest", [("lake", "top", 4)], "no lake of size 4"),
-    ("forest", [("lake", "top", True)], "no lake of size True"),
-    ("snow", [("airport", "top", 1)], "no airport of size 1"),
-    ("forest", [("lake", "top", 1), ("lake", "left", 1)], "two features claim the lake"),
-    ("forest", [("lake", "top", 1), ("town", "top", 1)], "two features claim the top"),
-    ("forest", [("road", "down the left", 2), ("town", "left", 1)], "claim the left"),
+    ("forest", [("road", "top left", 2)], "no road at 'top left'"),
+    ("forest", [("lake", "top left", 3)], "no lake of size 3"),
+    ("forest", [("lake", "top left", True)], "no lake of size True"),
+    ("snow", [("airport", "top left", 1)], "no airport of size 1"),
+    ("forest", [("lake", "top left", 1), ("lake", "bottom left", 1)],
+     "two features claim the lake"),
+    ("forest", [("lake", "top left", 1), ("town", "top left", 1)],
+     "two features claim the top left"),
+    ("forest", [("road", "down the left", 2), ("town", "top left", 1)], "claim the top left"),
     ("forest", [("road", "down the left", 2), ("river", "down the right", 2)], "claim the line"),
 ])
 def test_an_impossible_scene_is_refused_with_the_reason(cover, features, complaint):
@@ -115,7 +117,7 @@ def test_rendering_is_deterministic(scene, place_seed, light_seed):
 @pytest.mark.parametrize("kind", tiny_earth.KINDS)
 def test_light_leaves_the_ground_as_it_was(kind):
     cover = next(c for c in tiny_earth.COVERS if kind in tiny_earth.allowed_kinds(c))
-    place = "across the middle" if kind in ("river", "road") else "center"
+    place = "across the top" if kind in ("river", "road") else "top left"
     scene = Scene(cover, (Feature(kind, place),))
     tiles = [tiny_earth.render(scene, 5, light).astype(float) for light in range(4)]
     other = tiny_earth.render(Scene(cover), 6, 0).astype(float)
@@ -131,7 +133,7 @@ def test_a_feature_changes_its_own_cell_and_little_else(cover):
     for kind in tiny_earth.allowed_kinds(cover):
         if kind in ("river", "road"):
             continue
-        for place, area in (("top left", np.s_[:21, :21]), ("center", np.s_[21:43, 21:43])):
+        for place, area in (("top left", np.s_[:32, :32]), ("bottom right", np.s_[32:, 32:])):
             scene = Scene(cover, (Feature(kind, place),))
             change = np.abs(tiny_earth.render(scene, 3, 3) - bare).max(axis=-1)
             assert (change[area] > 30).sum() >= 25, f"{kind} on {cover} is hard to see"
@@ -143,12 +145,12 @@ def test_a_larger_feature_covers_more(kind):
     cover = next(c for c in tiny_earth.COVERS if kind in tiny_earth.allowed_kinds(c))
     bare = tiny_earth.render(Scene(cover), 8, 8).astype(float)
     covered = []
-    for size in (1, 2, 3):
-        tile = tiny_earth.render(Scene(cover, (Feature(kind, "center", size),)), 8, 8)
+    for size in (1, 2):
+        tile = tiny_earth.render(Scene(cover, (Feature(kind, "top right", size),)), 8, 8)
         covered.append(np.abs(tile - bare).max(axis=-1) > 12)
-    small, medium, large = (mask.sum() for mask in covered)
-    assert 1.6 * small < medium and 1.4 * medium < large
-    assert (covered[0] & covered[2]).sum() > 0.9 * small  # it grew where it stood
+    small, large = (mask.sum() for mask in covered)
+    assert 2.2 * small < large
+    assert (covered[0] & covered[1]).sum() > 0.9 * small  # it grew where it stood
 
 
 # ---------------------------------------------------------------- text
@@ -169,21 +171,21 @@ def test_facts_of_what_a_model_may_write():
     assert tiny_earth.facts("Lake lake the the a") == frozenset()
     assert tiny_earth.facts("A DESERT, with an airport in the top-left") == {
         ("cover", "desert"), ("feature", "airport", "top left")}
-    assert tiny_earth.facts("a lake and a town in the centre") == {("feature", "town", "center")}
+    assert tiny_earth.facts("a lake and a town in the top right") == {
+        ("feature", "town", "top right")}
 
 
 def test_phrases():
     phrases = {("lake", "top left"): "a lake in the top left",
-               ("airport", "center"): "an airport in the center",
-               ("town", "top"): "a town at the top",
+               ("airport", "bottom right"): "an airport in the bottom right",
                ("river", "across the top"): "a river across the top",
                ("road", "down the left"): "a road down the left"}
     for (kind, place), text in phrases.items():
         assert tiny_earth.phrase(Feature(kind, place)) == text
 
 
-LAKE, LARGE, FIRE = (Feature("lake", "top left", 1), Feature("lake", "top left", 3),
-                     Feature("fire", "left"))
+LAKE, LARGE, FIRE = (Feature("lake", "top left", 1), Feature("lake", "top left", 2),
+                     Feature("fire", "bottom left"))
 FOREST, WITH_LAKE = Scene("forest"), Scene("forest", (LAKE,))
 
 
@@ -194,8 +196,9 @@ FOREST, WITH_LAKE = Scene("forest"), Scene("forest", (LAKE,))
     (WITH_LAKE, Scene("forest", (LARGE,)), "The lake in the top left grew.",
      "The lake in the top left shrank."),
     (FOREST, Scene("cropland"), "The forest became cropland.", "The cropland became forest."),
-    (Scene("forest", (FIRE,)), Scene("forest", (Feature("fire", "top"),)),
-     "The fire moved from the left to the top.", "The fire moved from the top to the left."),
+    (Scene("forest", (FIRE,)), Scene("forest", (Feature("fire", "top right"),)),
+     "The fire moved from the bottom left to the top right.",
+     "The fire moved from the top right to the bottom left."),
     (FOREST, Scene("forest", (Feature("road", "across the top"),)),
      "A road appeared across the top.", "The road across the top disappeared."),
 ])
@@ -214,8 +217,9 @@ def test_change_wordings(before, after, change, backwards):
      "The lake in the top left disappears in <image_2> and reappears in <image_4>."),
     ([FOREST, FOREST, Scene("cropland")], "The forest becomes cropland in <image_3>."),
     ([WITH_LAKE, WITH_LAKE, Scene("forest", (LARGE,))], "The lake in the top left grows."),
-    ([Scene("forest", (Feature("fire", place),)) for place in ("left", "center", "right")],
-     "The fire moves from the left to the right."),
+    ([Scene("forest", (Feature("fire", place),))
+      for place in ("top left", "bottom left", "bottom right")],
+     "The fire moves from the top left to the bottom right."),
 ])
 def test_sequence_wordings(frames, text):
     assert tiny_earth.describe_sequence(frames) == text
@@ -354,11 +358,13 @@ def test_events_and_lengths_are_well_spread(tables, split):
     table = without_images(tables["sequences"][split])
     lengths = [len(dates) for dates in table["dates"]]
     shares = np.bincount(lengths, minlength=9)[2:] / len(lengths)
-    assert len(shares) == 7 and shares.min() > 0.05
-    assert 4.3 < np.mean(lengths) < 4.9
+    spread = 4 * np.sqrt(0.11 / len(lengths))  # four standard deviations of a share of 1 in 8
+    assert len(shares) == 7 and shares.min() > 0.12 - spread
+    assert 4.8 < np.mean(lengths) < 5.6
     events = list(table["event"])
-    for event in tiny_earth.EVENTS:
-        assert 0.06 < events.count(event) / len(events) < 0.2
+    for event in tiny_earth.EVENTS:  # two frames cannot hold "come and go": 11% of it, not 12.7%
+        expected = 0.11 if event == "come and go" else 0.127
+        assert abs(events.count(event) / len(events) - expected) < spread, event
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -386,7 +392,7 @@ def test_frames_as_rows(tables):
 
 def test_the_data_stay_small():
     files = (tiny_earth.data_folder() / "tiny_earth").rglob("*")
-    assert sum(file.stat().st_size for file in files if file.is_file()) <= 13.5e6
+    assert sum(file.stat().st_size for file in files if file.is_file()) <= 15.5e6
 
 
 def test_loading_needs_no_network_and_writes_nothing_beside_the_data(monkeypatch, tmp_path):

@@ -38,12 +38,12 @@ def test_labels_turn_with_the_scene(scene, turn):
 
 
 def test_labels_say_what_stands_in_each_cell():
-    labels = scene_labels(Scene("forest", (Feature("lake", "top left", 3),
+    labels = scene_labels(Scene("forest", (Feature("lake", "top left", 2),
                                            Feature("road", "down the right"))))
-    assert labels.shape == (9, 6) and set(labels[:, 0]) == {0}
-    assert labels[:, 2].tolist() == [3, 0, 0, 0, 0, 0, 0, 0, 0]
-    assert labels[:, 3].tolist() == [0] * 9
-    assert labels[:, 4].tolist() == [0, 0, 2, 0, 0, 2, 0, 0, 2]
+    assert labels.shape == (4, 6) and set(labels[:, 0]) == {0}
+    assert labels[:, 2].tolist() == [2, 0, 0, 0]
+    assert labels[:, 3].tolist() == [0] * 4
+    assert labels[:, 4].tolist() == [0, 2, 0, 2]
 
 
 @given(scenes)
@@ -59,21 +59,21 @@ def test_a_marked_cell_is_found_where_the_scene_says(scene, turn):
     for feature in scene.features:
         if feature.place not in PLACES:
             continue  # a line has no cell of its own
-        board = torch.zeros(9)
+        board = torch.zeros(4)
         board[PLACES.index(feature.place)] = 1
-        cell = int(turn_tensor(board.view(3, 3), turn).flatten().argmax())
+        cell = int(turn_tensor(board.view(2, 2), turn).flatten().argmax())
         kinds = {f.kind: f.place for f in turn_scene(scene, turn).features}
         assert kinds[feature.kind] == PLACES[cell]
 
 
 def test_augment_keeps_pixels_and_labels_together():
-    tile = torch.zeros(1, 3, 63, 63)
-    tile[..., :21, :21] = 100                       # the top left cell is bright
-    scene = Scene("forest", (Feature("lake", "top left", 3),))
+    tile = torch.zeros(1, 3, 64, 64)
+    tile[..., :32, :32] = 100                       # the top left cell is bright
+    scene = Scene("forest", (Feature("lake", "top left", 2),))
     labels = torch.from_numpy(scene_labels(scene))[None]
     for seed in range(20):
         pixels, turned = augment(tile, labels, np.random.default_rng(seed))
-        cells = pixels[0].mean(0).reshape(3, 21, 3, 21).mean((1, 3)).flatten()
+        cells = pixels[0].mean(0).reshape(2, 32, 2, 32).mean((1, 3)).flatten()
         assert turned[0, :, 1].argmax() == cells.argmax()
 
 

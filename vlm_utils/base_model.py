@@ -49,11 +49,10 @@ VOCABULARY = 1024
 MAX_LENGTH = 512
 ENCODER_STEPS = 1500
 TURNS = 2
-# First with the question behind the image; then also before it, and at any distance.
-FIRST = TrainingSettings(steps=5000, batch_size=64, learning_rate=3e-3, average="tokens")
-FIRST_MIXTURE = {"describe 1": 50_000, "ask 1": 250_000, "inventory 1": 14_000}
-SECOND = replace(FIRST, steps=3000, learning_rate=2e-3)
-SECOND_MIXTURE = {"describe 1": 50_000, "ask 1": 100_000, "refer 1": 100_000, "inventory 1": 14_000}
+# Short on purpose: after 4,500 steps it answers 99.8% right, and learns to use several images more
+# slowly than after a third of that.
+SETTINGS = TrainingSettings(steps=2000, batch_size=64, learning_rate=3e-3, optimizer="muon")
+MIXTURE = {"describe 1": 50_000, "ask 1": 120_000, "refer 1": 100_000, "inventory 1": 14_000}
 GAP = 40  # positions
 
 
@@ -144,43 +143,47 @@ class SpreadSamples(EncodedSamples):
     Several images push it away.
     """
 
+    def __init__(self, dataset: TaskDataset, processor: MultiImageProcessor):
+        super().__init__(dataset, processor)
+        name = processor.tokenizer.convert_tokens_to_ids(tasks.identifier(1))
+        self.block = torch.tensor([self.image_token_id, name])
+
     def collate(self, chosen: list[int]) -> dict[str, Tensor]:
         batch = super().collate(chosen)
-        batch["position_ids"] = spread_positions(batch["input_ids"], self.image_token_id, GAP)
+        batch["position_ids"] = spread_positions(batch["input_ids"], self.block, GAP)
         return batch
 
 
-def spread_positions(input_ids: Tensor, image_token_id: int, gap: int) -> Tensor:
-    """Positions (batch, length) with up to `gap` left out before an image and behind its name.
+def spread_positions(input_ids: Tensor, block: Tensor, gap: int) -> Tensor:
+    """Positions (batch, length) with up to `gap` left out before an image and behind it.
 
-    Every second row is left as it is. An image's name is the one token that follows it.
+    Every second row is left as it is. block: the tokens that stand together as one image, its
+    placeholder and its name; a name without an image beside it is a word of the question.
     """
-    image = input_ids == image_token_id
-    before = nn.functional.pad(image, (2, 0), value=False)
-    starts = image & ~before[:, 1:-1]                          # the token in front is no image
-    behind = ~image & ~before[:, 1:-1] & before[:, :-2]        # the image ended two tokens ago
+    image = input_ids == block[0]
+    reach = nn.functional.pad(image, (1, 1), value=False)      # one token more on either side
+    together = torch.isin(input_ids, block) & (reach[:, :-2] | image | reach[:, 2:])
+    edges = together ^ nn.functional.pad(together, (1, 0), value=False)[:, :-1]
     gaps = torch.randint(0, gap + 1, input_ids.shape)
     gaps[::2] = 0
-    return torch.cumsum(1 + (starts | behind) * gaps, dim=1) - 1
+    return torch.cumsum(1 + edges * gaps, dim=1) - 1
 
 
 def train_language(model: MultiImageVLM, processor: MultiImageProcessor, table: ImageTable,
-                   first: TrainingSettings, second: TrainingSettings) -> None:
+                   settings: TrainingSettings) -> None:
     """Teach projector and language model to describe single images and to answer about them."""
     turned = add_turns(table, TURNS)
     features = encode_table(turned, model, processor)
-    for settings, mixture, kind in ((first, FIRST_MIXTURE, EncodedSamples),
-                                    (second, SECOND_MIXTURE, SpreadSamples)):
-        dataset = TaskDataset(turned, build_recipes(turned.truth, mixture, seed=0), features)
-        train(model, kind(dataset, processor), processor, settings, on_step=print_progress(200))
+    dataset = TaskDataset(turned, build_recipes(turned.truth, MIXTURE, seed=0), features)
+    train(model, SpreadSamples(dataset, processor), processor, settings,
+          on_step=print_progress(200))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the single-image base model.")
     parser.add_argument("--output", type=Path, default=tiny_earth.data_folder() / "tiny_vlm_base")
     parser.add_argument("--encoder-steps", type=int, default=ENCODER_STEPS)
-    parser.add_argument("--first-steps", type=int, default=FIRST.steps)
-    parser.add_argument("--second-steps", type=int, default=SECOND.steps)
+    parser.add_argument("--steps", type=int, default=SETTINGS.steps)
     options = parser.parse_args()
     profile = get_profile("tiny")
     started = time.perf_counter()
@@ -190,16 +193,15 @@ def main() -> None:
     processor = MultiImageProcessor(tokenizer, picture, (SIDE // PATCH // MERGE) ** 2,
                                     profile.max_images, max_length=MAX_LENGTH)
     encoder = pretrain_encoder(PixelTable(table, processor), table.truth.scenes,
-                               options.encoder_steps, seed=FIRST.seed)
+                               options.encoder_steps, seed=SETTINGS.seed)
     print(f"encoder ready after {time.perf_counter() - started:.0f} s", flush=True)
-    torch.manual_seed(FIRST.seed)  # the language model is the same whatever went before
+    torch.manual_seed(SETTINGS.seed)  # the language model is the same whatever went before
     model = join(encoder, processor).freeze_vision_encoder()
-    train_language(model, processor, table, replace(FIRST, steps=options.first_steps),
-                   replace(SECOND, steps=options.second_steps))
+    train_language(model, processor, table, replace(SETTINGS, steps=options.steps))
     minutes = (time.perf_counter() - started) / 60
     figures = score(model, processor, load_image_table(profile, "test"))
     figures |= {"split": "test", "encoder_steps": options.encoder_steps,
-                "first_steps": options.first_steps, "second_steps": options.second_steps,
+                "steps": options.steps,
                 "minutes": round(minutes, 1),
                 "parameters": sum(p.numel() for p in model.parameters())}
     model.save_pretrained(options.output)

@@ -22,7 +22,7 @@ from vlm_utils.tiny_earth import KINDS, LINE_PLACES, PLACES, Scene
 COMPARE_PROMPT = "What changed?"
 SEQUENCE_PROMPT = "What happens over time?"
 DESCRIBE_PROMPT = "Describe the image."
-SIZES = {1: "Small.", 2: "Medium.", 3: "Large."}
+SIZES = {1: "Small.", 2: "Large."}
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ import zlib
 import numpy as np
 
 SIDE = 64
-PLACES = ("top left", "top", "top right", "left", "center", "right",
-          "bottom left", "bottom", "bottom right")
-LINE_PLACES = ("across the top", "across the middle", "across the bottom",
-               "down the left", "down the middle", "down the right")
-RADII = {1: 5.0, 2: 7.5, 3: 10.0}  # pixels, by size; a cell is 21 pixels wide
+GRID = 2  # rows and columns of cells
+PLACES = ("top left", "top right", "bottom left", "bottom right")
+LINE_PLACES = ("across the top", "across the bottom", "down the left", "down the right")
+CELL = SIDE / GRID  # pixels
+RADII = {1: 6.0, 2: 12.5}  # pixels, by size
 
 ROWS, COLUMNS = np.mgrid[0:SIDE, 0:SIDE] + 0.5  # the centre of each pixel
 LAKE_BLUE, RIVER_BLUE = (30, 118, 208), (52, 122, 200)
@@ -37,7 +37,7 @@ def render(scene, place_seed: int, light_seed: int) -> np.ndarray:
         if feature.place in LINE_PLACES:
             layers = LINE_PAINTERS[feature.kind](rng, *_along_line(feature.place))
         else:
-            down, right = cell_center(feature.place) + rng.uniform(-1, 1, size=2)
+            down, right = cell_center(feature.place) + rng.uniform(-2, 2, size=2)
             layers = POINT_PAINTERS[feature.kind](
                 rng, COLUMNS - right, ROWS - down, RADII[feature.size])
         for mask, colour in layers:
@@ -46,15 +46,17 @@ def render(scene, place_seed: int, light_seed: int) -> np.ndarray:
 
 
 def cell_center(place: str) -> np.ndarray:
-    """The (row, column) of the centre of one of the nine cells, in pixels."""
-    row, column = divmod(PLACES.index(place), 3)
-    return np.array([2 * row + 1, 2 * column + 1]) * SIDE / 6
+    """The (row, column) of the centre of one of the four cells, in pixels."""
+    row, column = divmod(PLACES.index(place), GRID)
+    return (np.array([row, column]) + 0.5) * CELL
 
 
 def cells_on_line(place: str) -> tuple[str, ...]:
-    """The three cells that a line passes: "across the top" passes the whole top row."""
+    """The two cells that a line passes: "across the top" passes the whole top row."""
     number = LINE_PLACES.index(place)
-    return PLACES[3 * number:3 * number + 3] if number < 3 else PLACES[number - 3::3]
+    if number < GRID:
+        return PLACES[GRID * number:GRID * (number + 1)]
+    return PLACES[number - GRID::GRID]
 
 
 # ---------------------------------------------------------------- tools of the painters
@@ -256,6 +258,7 @@ def _solar_farm(rng, x, y, radius):
 
 
 def _airport(rng, x, y, radius):
+    x, y = x / 1.3, y / 1.3
     angle = rng.uniform(0, np.pi)
     crossing = angle + rng.uniform(0.9, 1.3)
     shift = rng.uniform(-1, 1)
@@ -282,6 +285,7 @@ def _island(rng, x, y, radius):
 
 
 def _ship(rng, x, y, radius):
+    x, y = x / 1.3, y / 1.3
     along, aside = _turned(x, y, rng.uniform(0, 2 * np.pi))
     behind = np.clip(-along - 1, 0, None)
     fade = (behind > 0) * np.clip(1.3 - behind / 9, 0, 1)
@@ -295,7 +299,7 @@ def _ship(rng, x, y, radius):
 
 
 def _wind_farm(rng, x, y, radius):
-    x, y = _turned(x, y, rng.uniform(-0.15, 0.15))
+    x, y = _turned(x / 1.4, y / 1.4, rng.uniform(-0.15, 0.15))
     across, down = np.clip(np.round(x / 7), -1, 1), np.clip(np.round(y / 7), -1, 1)
     east, south = x - 7 * across, y - 7 * down  # offsets from the nearest of 3x3 turbines
     reach = np.hypot(east, south) - 2.5
@@ -309,8 +313,8 @@ def _wind_farm(rng, x, y, radius):
 def _along_line(place):
     """Pixel coordinates (along, aside) of a line: aside is 0 in the middle of its cells."""
     number = LINE_PLACES.index(place)
-    middle = SIDE * (2 * (number % 3) + 1) / 6
-    return (COLUMNS, ROWS - middle) if number < 3 else (ROWS, COLUMNS - middle)
+    middle = (number % GRID + 0.5) * CELL
+    return (COLUMNS, ROWS - middle) if number < GRID else (ROWS, COLUMNS - middle)
 
 
 def _river(rng, along, aside):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from vlm_utils.datasets import (
@@ -25,14 +24,11 @@ from vlm_utils.profiles import get_profile
 from vlm_utils.tiny_earth import data_folder
 from vlm_utils.training import TrainingSettings, encode_table, print_progress, train
 
-STEPS = 14_000
+STEPS = 7_000
 TURNS = 4
-MIXTURE = {"select 2": 30_000, "select 3": 60_000, "select 4-8": 60_000, "compare 2": 46_000,
-           "sequence 2-4": 46_000, "sequence 5-8": 30_000, "refer 1-3": 34_000,
-           "refer 4-8": 40_000}
-# Then a little of everything with descriptions, which so many steps without them have worn away.
-LAST_STEPS, LAST_RATE = 1_500, 1e-3
-LAST_MIXTURE = {name: count // 6 for name, count in MIXTURE.items()} | {"describe 1": 12_000}
+MIXTURE = {"select 2": 20_000, "select 3": 50_000, "select 4-8": 80_000, "compare 2": 40_000,
+           "sequence 2-4": 55_000, "sequence 5-8": 55_000, "refer 1-3": 35_000,
+           "refer 4-8": 75_000, "describe 1": 15_000}
 TEST_MIXTURE = {"select 2": 500, "select 3": 500, "select 8": 500, "compare 2": 500,
                 "sequence 2": 500, "sequence 3": 500, "sequence 4": 500, "sequence 8": 500,
                 "refer 1": 500, "refer 3": 500, "refer 8": 500}
@@ -42,21 +38,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the model that lesson 05 falls back on.")
     parser.add_argument("--output", type=Path, default=data_folder() / "tiny_vlm")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--last-steps", type=int, default=LAST_STEPS)
     options = parser.parse_args()
     profile = get_profile("tiny")
     started = time.perf_counter()
     model, processor = load_base_model(profile)
     tables = {split: load_image_table(profile, split) for split in ("train", "test")}
     turned = add_turns(tables["train"], TURNS)
-    features = encode_table(turned, model, processor)
-    settings = TrainingSettings.of(profile, steps=options.steps)
-    last = replace(settings, steps=options.last_steps, learning_rate=LAST_RATE)
-    for stage, mixture in ((settings, MIXTURE), (last, LAST_MIXTURE)):
-        dataset = build_tasks(turned, mixture, seed=0)
-        dataset.features = features
-        print(f"{len(dataset):,} samples, {time.perf_counter() - started:.0f} s so far", flush=True)
-        train(model, dataset, processor, stage, on_step=print_progress(250))
+    dataset = build_tasks(turned, MIXTURE, seed=0)
+    dataset.features = encode_table(turned, model, processor)
+    print(f"{len(dataset):,} samples, {time.perf_counter() - started:.0f} s so far", flush=True)
+    train(model, dataset, processor, TrainingSettings.of(profile, steps=options.steps),
+          on_step=print_progress(250))
     minutes = (time.perf_counter() - started) / 60
     test = build_tasks(tables["test"], TEST_MIXTURE, seed=1)
     test.features = encode_table(tables["test"], model, processor)
@@ -69,7 +61,7 @@ def main() -> None:
     text = {name: round(score, 4) for name, score in free_text_scores(
         described, predict(model, processor, described)).items()}
     print(text)
-    figures = {"split": "test", "steps": options.steps, "last_steps": options.last_steps,
+    figures = {"split": "test", "steps": options.steps,
                "minutes": round(minutes, 1), "descriptions": text,
                "tasks": json.loads(table.round(4).to_json(orient="records"))}
     (options.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")

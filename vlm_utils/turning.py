@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from vlm_utils.tiny_earth import LINE_PLACES, PLACES, Scene
-from vlm_utils.tiny_earth_drawing import cells_on_line
+from vlm_utils.tiny_earth_drawing import GRID, cells_on_line
 
 
 def turn_tensor(image: Tensor, turn: int) -> Tensor:
@@ -28,7 +28,7 @@ def turn_image(picture: Image.Image, turn: int) -> Image.Image:
 @cache
 def _new_places(turn: int) -> dict[str, str]:
     """Where each cell and each line of a tile lies after the turn."""
-    old = turn_tensor(torch.arange(9).view(3, 3), turn).flatten().tolist()
+    old = turn_tensor(torch.arange(GRID * GRID).view(GRID, GRID), turn).flatten().tolist()
     cells = {PLACES[before]: PLACES[after] for after, before in enumerate(old)}
     lines = {frozenset(cells_on_line(line)): line for line in LINE_PLACES}
     return cells | {line: lines[frozenset(cells[cell] for cell in cells_on_line(line))]

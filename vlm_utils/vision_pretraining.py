@@ -1,8 +1,8 @@
 """The first half of the base model: a small ViT that has learnt to see, before it meets language.
 
 ViT-B/16 comes to the course pretrained on ImageNet's labels. The tiny ViT is pretrained on labels
-as well: what stands in each cell of a TinyEarth tile. Its 6 x 6 patches, merged two by two, become
-one token for each of the nine cells, and the classifier reads every token alone: what the tile
+as well: what stands in each cell of a TinyEarth tile. Its 4 x 4 patches, merged two by two, become
+one token for each of the four cells, and the classifier reads every token alone: what the tile
 shows at a place is then told by the token of that place, where the language model finds it. The
 classifier is thrown away.
 """
@@ -18,10 +18,10 @@ from transformers import ViTConfig, ViTModel
 
 from vlm_utils.architecture import merge_neighbours
 from vlm_utils.tiny_earth import COVERS, KINDS, LINE_KINDS, LINE_PLACES, PLACES, Scene
-from vlm_utils.tiny_earth_drawing import cells_on_line
+from vlm_utils.tiny_earth_drawing import GRID, cells_on_line
 from vlm_utils.turning import turn_tensor
 
-SIDE, PATCH, MERGE = 96, 16, 2  # pixels, pixels, patches: (96 / 16 / 2)^2 = 9 tokens
+SIDE, PATCH, MERGE = 64, 16, 2  # pixels, pixels, patches: (64 / 16 / 2)^2 = 4 tokens
 # Spread of the noise between encoder and classifier (features start at 1 and grow to 1.6). It makes
 # the encoder state each label loudly: without it, place explained 6% of the features' variance,
 # and a language model trained on them answered "Where is ...?" right 6 times in 10.
@@ -29,11 +29,11 @@ NOISE = 1.0
 _POINTS = tuple(kind for kind in KINDS if kind not in LINE_KINDS)
 # Of each cell: cover, point feature, its size, the line that goes across, the one that goes down,
 # and which cell it is: a token that does not say where it stands cannot answer "Where is ...?".
-CLASSES = [len(COVERS), 1 + len(_POINTS), 4, 1 + len(LINE_KINDS), 1 + len(LINE_KINDS), len(PLACES)]
+CLASSES = [len(COVERS), 1 + len(_POINTS), 3, 1 + len(LINE_KINDS), 1 + len(LINE_KINDS), len(PLACES)]
 
 
 def scene_labels(scene: Scene) -> np.ndarray:
-    """What stands in each cell, as class numbers (9, 6) in the order of CLASSES; 0 for nothing."""
+    """What stands in each cell, as class numbers (4, 6) in the order of CLASSES; 0 for nothing."""
     labels = np.zeros((len(PLACES), len(CLASSES)), dtype=np.int64)
     labels[:, 0] = COVERS.index(scene.cover)
     labels[:, 5] = range(len(PLACES))
@@ -49,9 +49,9 @@ def scene_labels(scene: Scene) -> np.ndarray:
 
 
 def turn_labels(labels: Tensor, turn: int) -> Tensor:
-    """The labels (batch, 9, 6) of turned tiles; after a quarter turn, across is down."""
-    grid = labels.unflatten(1, (3, 3)).movedim(-1, 1)                   # (batch, 6, 3, 3)
-    turned = turn_tensor(grid, turn).movedim(1, -1).flatten(1, 2)       # (batch, 9, 6)
+    """The labels (batch, 4, 6) of turned tiles; after a quarter turn, across is down."""
+    grid = labels.unflatten(1, (GRID, GRID)).movedim(-1, 1)             # (batch, 6, 2, 2)
+    turned = turn_tensor(grid, turn).movedim(1, -1).flatten(1, 2)       # (batch, 4, 6)
     if turn % 2:
         turned = turned[..., [0, 1, 2, 4, 3, 5]]
     turned[..., 5] = labels[..., 5]                                     # a cell keeps its place
@@ -77,7 +77,7 @@ def new_encoder() -> ViTModel:
 def augment(pixels: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Tiles turned and mirrored with their labels, shifted by a pixel, in another light.
 
-    pixels (batch, 3, side, side), labels (batch, 9, 6). A view from above has no up or down.
+    pixels (batch, 3, side, side), labels (batch, 4, 6). A view from above has no up or down.
     """
     turns = rng.integers(0, 8, len(pixels))
     pixels, labels = pixels.clone(), labels.clone()
