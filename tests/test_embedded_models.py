@@ -12,7 +12,7 @@ from vlm_utils.tiny_earth import data_folder
 from vlm_utils.training import encode_table
 
 MODELS = ("tiny_vlm_base", "tiny_vlm")
-FLOOR = 0.97  # measured 0.978, 0.988 and 0.990; the course wants 0.98 of the first as well
+FLOOR = 0.98  # what the course promises; measured 0.994, 0.984 and 0.983
 
 
 @pytest.fixture(scope="module")
