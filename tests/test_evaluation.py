@@ -340,7 +340,7 @@ def holds(text: str, scene) -> bool:
 
 def test_the_image_put_into_a_selection_does_not_fit_its_description(earth_table):
     """Any image at all would often be a second right answer."""
-    dataset = build_tasks(earth_table, {"select 2": 100, "select 4": 100}, seed=3)
+    dataset = build_tasks(earth_table, {"select 2": 200, "select 4": 200}, seed=3)
     scenes, second = earth_table.truth.scenes, 0
     for old, new in zip(dataset.recipes, with_unrelated(dataset, seed=4).recipes, strict=True):
         text = old.prompt.split("Which image shows ")[1][:-1]
