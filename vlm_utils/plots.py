@@ -113,7 +113,7 @@ class LiveLoss:
     Drawn at most every `seconds` seconds, and once more at the end.
     """
 
-    def __init__(self, total: int, seconds: float = 10):
+    def __init__(self, total: int, seconds: float = 20):
         self.total, self.seconds, self.rows, self.handle, self.last = total, seconds, [], None, -1e9
 
     def __call__(self, row: dict) -> None:

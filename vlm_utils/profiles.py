@@ -68,7 +68,7 @@ PROFILES = {
         mixture={"select 2": 14000, "select 3": 78000, "compare 2": 22000, "sequence 2-4": 50000,
                  "refer 1-3": 24000, "describe 1": 4000},
         batch_size=64,
-        steps=2700,
+        steps=3000,
         learning_rate=2.5e-3,
         warmup_steps=150,
         optimizer="muon",
