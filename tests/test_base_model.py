@@ -1,4 +1,4 @@
-"""The base model's second stage: image and text at any distance from each other."""
+"""The base model's samples: image and text at any distance from each other."""
 
 import pytest
 import torch
