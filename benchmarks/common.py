@@ -229,10 +229,10 @@ def arguments_of(description: str, **options: tuple[object, str]) -> argparse.Na
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device")
-    # The same work for everyone: no other images or profile, and no progress bars in between.
+    # The same work for everyone: no other images or profile. Bars of trainings go to stderr.
     for name in ("VLM_IMAGES", "VLM_PROFILE"):
         os.environ.pop(name, None)
-    os.environ |= {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     return arguments
 
 

@@ -104,10 +104,10 @@ def main() -> None:
         parser.error("--seeds is at least 1 and --samples at least 2")
     if options.quick and options.changes:
         parser.error("--quick trains nothing: leave out --set")
-    # The same work for everyone: no other images or profile, and no progress bars in between.
+    # The same work for everyone: no other images or profile. Bars of trainings go to stderr.
     for name in ("VLM_IMAGES", "VLM_PROFILE"):
         os.environ.pop(name, None)
-    os.environ |= {"TQDM_DISABLE": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
     started, training_seconds = time.perf_counter(), []
     if options.quick:
         model, processor = load_checkpoint(data_folder() / get_profile("tiny").trained_model)

@@ -192,6 +192,15 @@ def test_a_place_in_a_yes_or_no_question_decides_the_answer(earth_truth):
     assert min(asked.values()) > 0.3 * sum(asked.values()) > 30
 
 
+def test_cover_asks_for_the_cover_of_the_image_that_it_names(earth_truth):
+    orders = set()
+    for recipe in draw("cover", earth_truth, 3, 60):
+        k, = named(recipe.prompt)
+        assert recipe.answer == f"{earth_truth.scenes[recipe.rows[k - 1]].cover.capitalize()}."
+        orders.add([piece != "" for piece in recipe.prompt.split(tasks.IMAGE_TOKEN)].index(True))
+    assert {0, 3} <= orders  # the text before the images, and after them
+
+
 def test_an_inventory_lists_the_image_that_it_names_with_sizes(earth_truth):
     for recipe in draw("inventory", earth_truth, 3, 50):
         k, = named(recipe.prompt)

@@ -188,9 +188,20 @@ def refer(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
         captions = truth.captions[rows[k]]
         text = f"Describe {identifier(k + 1)}."
         answer = captions[rng.integers(len(captions))] if captions else None
-    before = int(rng.choice([0, num_images, rng.integers(num_images + 1)], p=[0.2, 0.6, 0.2]))
-    prompt = IMAGE_TOKEN * before + text + IMAGE_TOKEN * (num_images - before)
-    return Recipe(tuple(rows), prompt, answer, "refer")
+    return Recipe(tuple(rows), _text_among_images(text, rng, num_images), answer, "refer")
+
+
+def cover(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
+    """The land cover of image k: what a name alone decides, without a place in the image.
+
+    The easiest of refer's questions, and rare among them. Training on more of it teaches first to
+    find the image, which the harder ones need too.
+    """
+    rows = _distinct_rows(truth, rng, num_images)
+    k = int(rng.integers(num_images))
+    text = f"What is the land cover of {identifier(k + 1)}?"
+    answer = f"{truth.scenes[rows[k]].cover.capitalize()}."
+    return Recipe(tuple(rows), _text_among_images(text, rng, num_images), answer, "cover")
 
 
 def select(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
@@ -249,7 +260,7 @@ def sequence(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
 
 TASKS: dict[str, Callable[..., Recipe]] = {
     "describe": describe, "ask": ask, "select": select, "compare": compare,
-    "sequence": sequence, "refer": refer, "inventory": inventory}
+    "sequence": sequence, "refer": refer, "cover": cover, "inventory": inventory}
 
 
 # --- helpers ---------------------------------------------------------------------------------
@@ -259,6 +270,12 @@ def _distinct_rows(truth: Truth, rng: np.random.Generator, count: int) -> list[i
     if total < count:
         raise ValueError(f"a sample of {count} images was asked for and there are {total}")
     return [int(r) for r in rng.choice(total, count, replace=False)]
+
+
+def _text_among_images(text: str, rng: np.random.Generator, num_images: int) -> str:
+    """A prompt with its text before, between or, mostly, after the images."""
+    before = int(rng.choice([0, num_images, rng.integers(num_images + 1)], p=[0.2, 0.6, 0.2]))
+    return IMAGE_TOKEN * before + text + IMAGE_TOKEN * (num_images - before)
 
 
 def _as_phrase(caption: str) -> str:

@@ -251,8 +251,10 @@ def train(model: MultiImageVLM, dataset: TaskDataset | EncodedSamples,
     batches = _endless(loader, skip=len(history) * settings.accumulation)
     model.train()
     started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
+    # Said only where it is to be silent: a False would overrule TQDM_DISABLE.
+    silent = {} if accelerator.is_main_process else {"disable": True}
     bar = tqdm(total=settings.steps, initial=len(history), leave=False, unit="step", mininterval=1,
-               disable=not accelerator.is_main_process)
+               **silent)
     try:
         for step in range(len(history) + 1, settings.steps + 1):
             window = [next(batches) for _ in range(settings.accumulation)]
