@@ -40,7 +40,8 @@ def is_shown(scene: Scene, text: str, captions: list[str]) -> bool:
 # --- every task --------------------------------------------------------------------------------
 
 @given(st.sampled_from(["describe 1", "ask 1", "refer 3", "select 2", "select 4", "compare 2",
-                        "sequence 2", "sequence 4", "inventory 1", "inventory 3"]), seeds)
+                        "sequence 2", "sequence 4", "inventory 1", "inventory 3", "cover 3",
+                        "each 3"]), seeds)
 def test_a_recipe_has_a_placeholder_for_each_of_its_images(earth_truth, name, seed):
     task, number = name.split()
     recipe, = draw(task, earth_truth, int(number), 1, seed)
@@ -199,6 +200,36 @@ def test_cover_asks_for_the_cover_of_the_image_that_it_names(earth_truth):
         assert recipe.answer == f"{earth_truth.scenes[recipe.rows[k - 1]].cover.capitalize()}."
         orders.add([piece != "" for piece in recipe.prompt.split(tasks.IMAGE_TOKEN)].index(True))
     assert {0, 3} <= orders  # the text before the images, and after them
+
+
+def test_each_answers_for_every_image_that_it_names(earth_truth):
+    asked, found = set(), Counter()
+    for recipe in draw("each", earth_truth, 5, 200):
+        names = named(recipe.prompt)
+        parts = recipe.answer.removesuffix(".").split(", ")
+        assert 1 <= len(names) <= tasks.MOST_ASKED
+        assert names == [named(part)[0] for part in parts]      # in the order of the question
+        asked.add(len(names))
+        for k, part in zip(names, parts, strict=True):
+            scene = earth_truth.scenes[recipe.rows[k - 1]]
+            said = part.removeprefix(tasks.identifier(k) + " ")
+            at = {tiny_earth.where(f.place): f.kind for f in scene.features}
+            place = next((w for w in map(tiny_earth.where, tiny_earth.PLACES)
+                          if w in recipe.prompt), None)
+            kind = next((f for f in scene.features if f.kind in recipe.prompt), None)
+            if place:
+                assert said == at.get(place, "nothing")
+            elif "land cover" in recipe.prompt:
+                assert said == scene.cover
+            elif kind is None:
+                assert said == ("nowhere" if "Where" in recipe.prompt else "none")
+            elif "Where" in recipe.prompt:
+                assert tiny_earth.where(kind.place).endswith(said)
+            else:
+                assert said == tasks.SIZES[kind.size][:-1].lower()
+            found[said in ("nothing", "nowhere", "none")] += 1
+    assert asked == {1, 2, 3, 4}
+    assert min(found.values()) > 0.2 * sum(found.values())  # neither answer is the likely one
 
 
 def test_an_inventory_lists_the_image_that_it_names_with_sizes(earth_truth):

@@ -23,6 +23,7 @@ COMPARE_PROMPT = "What changed?"
 SEQUENCE_PROMPT = "What happens over time?"
 DESCRIBE_PROMPT = "Describe the image."
 SIZES = {1: "Small.", 2: "Large."}
+MOST_ASKED = 4  # images that one question of `each` names
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,38 @@ def cover(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
     return Recipe(tuple(rows), _text_among_images(text, rng, num_images), answer, "cover")
 
 
+def each(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
+    """One question about several images by name; the answer names each and says what it shows.
+
+    "<image_3> lake, <image_1> nothing.": every answer stands right behind its image's name. Where
+    words stand between, a small model is slow to join name and place: it learns one or the other.
+    """
+    rows = _distinct_rows(truth, rng, num_images)
+    aspect = rng.choice(["what", "where", "size", "cover"], p=[0.5, 0.2, 0.2, 0.1])
+    thing = None
+    if aspect == "what":
+        thing = PLACES[rng.integers(len(PLACES))]
+        text = f"What is {tiny_earth.where(thing)} of"
+    elif aspect == "cover":
+        text = "What is the land cover of"
+    else:
+        kinds = KINDS if aspect == "where" else tiny_earth.SIZED_KINDS
+        thing = str(rng.choice(sorted(kinds)))
+        having = truth.index["kind", thing]
+        for i in range(num_images):     # few images have it by chance
+            row = int(having[rng.integers(len(having))]) if having else rows[i]
+            if rng.random() < 0.7 and row not in rows:
+                rows[i] = row
+        text = f"Where is the {thing} in" if aspect == "where" else f"How large is the {thing} in"
+    asked = rng.permutation(num_images)[:rng.integers(1, min(num_images, MOST_ASKED) + 1)]
+    names = [identifier(int(k) + 1) for k in asked]
+    listed = ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
+    said = (_aspect_of(truth.scenes[rows[k]], aspect, thing) for k in asked)
+    answer = ", ".join(f"{name} {what}" for name, what in zip(names, said, strict=True))
+    return Recipe(tuple(rows), _text_among_images(f"{text} {listed}?", rng, num_images),
+                  f"{answer}.", "each")
+
+
 def select(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
     """Which of the images fits a description that is true of exactly one of them?
 
@@ -260,7 +293,8 @@ def sequence(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
 
 TASKS: dict[str, Callable[..., Recipe]] = {
     "describe": describe, "ask": ask, "select": select, "compare": compare,
-    "sequence": sequence, "refer": refer, "cover": cover, "inventory": inventory}
+    "sequence": sequence, "refer": refer, "cover": cover, "each": each,
+    "inventory": inventory}
 
 
 # --- helpers ---------------------------------------------------------------------------------
@@ -276,6 +310,20 @@ def _text_among_images(text: str, rng: np.random.Generator, num_images: int) -> 
     """A prompt with its text before, between or, mostly, after the images."""
     before = int(rng.choice([0, num_images, rng.integers(num_images + 1)], p=[0.2, 0.6, 0.2]))
     return IMAGE_TOKEN * before + text + IMAGE_TOKEN * (num_images - before)
+
+
+def _aspect_of(scene: Scene, aspect: str, thing: str | None) -> str:
+    """What `each` asks of one scene, in as few words as tell it."""
+    if aspect == "cover":
+        return scene.cover
+    if aspect == "what":
+        return next((f.kind for f in scene.features if f.place == thing), "nothing")
+    feature = next((f for f in scene.features if f.kind == thing), None)
+    if feature is None:
+        return "nowhere" if aspect == "where" else "none"
+    if aspect == "where":
+        return tiny_earth.where(feature.place).removeprefix("in the ")
+    return SIZES[feature.size][:-1].lower()
 
 
 def _as_phrase(caption: str) -> str:
