@@ -197,10 +197,11 @@ def test_training_reports(tmp_path):
     assert {"speed_9_tokens_over_naive", "speed_4_tokens_over_naive",
             "speed_over_library_both_36_tokens", "peak_memory_of_naive_9_tokens",
             "speed_9_tokens_checkpointed_over_naive",
-            "peak_memory_of_naive_9_tokens_checkpointed"} \
+            "peak_memory_of_naive_9_tokens_checkpointed",
+            "peak_memory_of_naive_9_tokens_checkpointed_adafactor"} \
         <= set(line["ratios"])
     variants = {"naive", "library", "ours 36", "ours 9", "ours 4",
-                "ours 9, checkpointed"}
+                "ours 9, checkpointed", "ours 9, checkpointed, adafactor"}
     for key in ("samples_per_second", "peak_mb", "losses", "seconds_per_pass"):
         assert set(line[key]) == variants
     for losses in line["losses"].values():

@@ -242,7 +242,8 @@ def interrupt_after(step):
 
 
 @pytest.mark.parametrize("changes", [{"accumulation": 1}, {"accumulation": 2},
-                                     {"optimizer": "muon"}])
+                                     {"optimizer": "muon"},
+                                     {"optimizer": "adafactor", "learning_rate": 1e-2}])
 def test_interrupted_and_resumed_is_as_never_interrupted(make_model, dataset, processor, tmp_path,
                                                          changes):
     settings = replace(SETTINGS, **changes)
@@ -353,6 +354,26 @@ def test_one_schedule_drives_both_optimizers_also_after_a_state_was_put_back(mak
     schedule.step()
     assert {group["lr"] for part in second.parts for group in part.param_groups} == {
         settings.learning_rate / 2}
+
+
+def test_adafactor_keeps_a_small_part_of_what_adamw_keeps(make_model, dataset, processor):
+    def kept(name):
+        settings = replace(SETTINGS, optimizer=name)
+        model = make_model()
+        optimizer = training.make_optimizer(model, settings)
+        for p in model.parameters():
+            p.grad = torch.ones_like(p) if p.requires_grad else None
+        optimizer.step()
+        return sum(value.nbytes for state in optimizer.state.values()
+                   for value in state.values() if torch.is_tensor(value))
+
+    assert kept("adafactor") < 0.1 * kept("adamw")
+
+
+def test_adafactor_learns(make_model, dataset, processor):
+    settings = replace(SETTINGS, optimizer="adafactor", learning_rate=2e-2, steps=20)
+    found = losses(make_model(), dataset, processor, settings)
+    assert sum(found[-5:]) < 0.8 * sum(found[:5])
 
 
 def test_an_unknown_optimizer_is_refused(make_model):

@@ -42,7 +42,9 @@ class TrainingSettings:
     batches of samples that are sorted by length together (collate.LengthGroupedSampler): many save
     padding, few mix the tasks in every batch. average: over "samples" the loss of a short answer
     counts as much as that of a long one, over "tokens" each token counts the same. optimizer:
-    "adamw", or "muon" for the matrices and AdamW for the rest."""
+    "adamw"; "muon" for the matrices and AdamW for the rest; or "adafactor", which keeps row and
+    column sums where AdamW keeps two numbers a weight, and whose learning rate is a share of each
+    matrix's own size: about 1e-2."""
 
     steps: int
     batch_size: int = 64
@@ -182,7 +184,10 @@ def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.
         return MuonAndAdamW(groups, settings.learning_rate)
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
-    raise ValueError(f'the optimizer is "adamw" or "muon", not {settings.optimizer!r}')
+    if settings.optimizer == "adafactor":
+        return torch.optim.Adafactor(groups, lr=settings.learning_rate)
+    raise ValueError('the optimizer is "adamw", "muon" or "adafactor", '
+                     f"not {settings.optimizer!r}")
 
 
 class EncodedSamples(torch.utils.data.Dataset):
