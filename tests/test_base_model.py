@@ -31,8 +31,9 @@ def test_every_second_row_is_left_as_it_is():
     ([WORD, WORD, NAME, IMAGE, IMAGE, WORD, WORD, PAD, PAD], [1, 4]),
     ([WORD, NAME, IMAGE, IMAGE, NAME, WORD, NAME, WORD, PAD], [0, 4]),
     ([WORD, NAME, WORD, NAME, IMAGE, IMAGE, NAME, WORD, PAD], [2, 6]),
+    ([WORD, IMAGE, NAME, IMAGE, NAME, WORD, NAME, WORD, PAD], [0, 4]),   # two images in a row
 ])
-def test_gaps_stand_before_an_image_with_its_name_and_behind_it_only(row, gaps):
+def test_gaps_stand_before_the_images_with_their_names_and_behind_them_only(row, gaps):
     torch.manual_seed(1)
     ids = torch.tensor([[WORD] * 9, row])
     seen = torch.stack([spread_positions(ids, BLOCK, 40)[1].diff() for _ in range(50)])

@@ -207,7 +207,7 @@ def test_each_answers_for_every_image_that_it_names(earth_truth):
     for recipe in draw("each", earth_truth, 5, 200):
         names = named(recipe.prompt)
         parts = recipe.answer.removesuffix(".").split(", ")
-        assert 1 <= len(names) <= tasks.MOST_ASKED
+        assert 2 <= len(names) <= tasks.MOST_ASKED
         assert names == [named(part)[0] for part in parts]      # in the order of the question
         asked.add(len(names))
         for k, part in zip(names, parts, strict=True):
@@ -228,8 +228,13 @@ def test_each_answers_for_every_image_that_it_names(earth_truth):
             else:
                 assert said == tasks.SIZES[kind.size][:-1].lower()
             found[said in ("nothing", "nowhere", "none")] += 1
-    assert asked == {1, 2, 3, 4}
+    assert asked == {2, 3, 4}
     assert min(found.values()) > 0.2 * sum(found.values())  # neither answer is the likely one
+
+
+def test_each_refuses_a_single_image(earth_truth):
+    with pytest.raises(ValueError, match="at least 2"):
+        draw("each", earth_truth, 1, 1)
 
 
 def test_an_inventory_lists_the_image_that_it_names_with_sizes(earth_truth):

@@ -1,9 +1,15 @@
 """The embedded base model, trained from nothing: `python -m vlm_utils.base_model`.
 
-The course starts from a model of single images, as the real one starts from a captioner. Its
-vision encoder is pretrained first (`vision_pretraining.py`) and frozen; projector and language
-model then learn captions and questions about one image. Everything comes from the embedded
-training split; the weights go to data/tiny_vlm_base/, with their figures on the test split.
+The course starts from a model that describes images one by one, as the real one starts from a
+captioner. Its vision encoder is pretrained first (`vision_pretraining.py`) and frozen; projector
+and language model then learn captions and questions about one image, and interleaved text: up to
+three images with their names, and what each of them shows. Nothing ever asks for two images at
+once. Everything comes from the embedded training split; the weights go to data/tiny_vlm_base/, with
+their figures on the test split.
+
+Interleaved text is what makes pretrained models fit for several images (MM1, McKinzie et al. 2024;
+VILA, Lin et al. 2024). Single images alone make a model to which an image's name means nothing, and
+the lessons are too short to teach it.
 """
 
 from __future__ import annotations
@@ -51,8 +57,9 @@ ENCODER_STEPS = 1500
 TURNS = 2
 # Enough for the figures that the course promises. Longer training raised them, but did not make a
 # better start for several images.
-SETTINGS = TrainingSettings(steps=2000, batch_size=64, learning_rate=3e-3, optimizer="muon")
-MIXTURE = {"describe 1": 50_000, "ask 1": 120_000, "refer 1": 100_000, "inventory 1": 14_000}
+SETTINGS = TrainingSettings(steps=3000, batch_size=64, learning_rate=3e-3, optimizer="muon")
+MIXTURE = {"describe 1": 40_000, "ask 1": 80_000, "refer 1": 50_000, "inventory 1": 14_000,
+           "each 2-3": 60_000, "cover 2-3": 20_000, "inventory 2-3": 30_000}
 GAP = 40  # positions
 
 
@@ -108,7 +115,7 @@ def join(encoder: ViTModel, processor: MultiImageProcessor) -> MultiImageVLM:
 def course_texts(table: ImageTable) -> list[str]:
     """Text of every kind the course uses, for the tokenizer to learn its words from."""
     mixture = {"ask 1": 3000, "describe 1": 6000, "compare 2": 3000, "sequence 2-8": 3000,
-               "select 3": 3000, "refer 3": 2000, "inventory 1": 2000}
+               "select 3": 3000, "refer 3": 2000, "inventory 1": 2000, "each 3": 2000}
     recipes = build_recipes(table.truth, mixture, seed=7)
     return [text for r in recipes for text in (r.prompt.replace(tasks.IMAGE_TOKEN, "") + "\n",
                                                r.answer)]
@@ -140,13 +147,14 @@ class SpreadSamples(EncodedSamples):
     stood between them (randomised positions, Ruoss et al. 2023).
 
     A model that has only ever met its image right in front of the question looks for it there.
-    Several images push it away.
+    More images push it away.
     """
 
     def __init__(self, dataset: TaskDataset, processor: MultiImageProcessor):
         super().__init__(dataset, processor)
-        name = processor.tokenizer.convert_tokens_to_ids(tasks.identifier(1))
-        self.block = torch.tensor([self.image_token_id, name])
+        names = [tasks.identifier(k + 1) for k in range(processor.max_images)]
+        self.block = torch.tensor([self.image_token_id,
+                                   *processor.tokenizer.convert_tokens_to_ids(names)])
 
     def collate(self, chosen: list[int]) -> dict[str, Tensor]:
         batch = super().collate(chosen)
@@ -155,10 +163,10 @@ class SpreadSamples(EncodedSamples):
 
 
 def spread_positions(input_ids: Tensor, block: Tensor, gap: int) -> Tensor:
-    """Positions (batch, length) with up to `gap` left out before an image and behind it.
+    """Positions (batch, length) with up to `gap` left out before the images and behind them.
 
-    Every second row is left as it is. block: the tokens that stand together as one image, its
-    placeholder and its name; a name without an image beside it is a word of the question.
+    Every second row is left as it is. block: the tokens of which images consist, the placeholder
+    and the names; a name without an image beside it is a word of the question.
     """
     image = input_ids == block[0]
     reach = nn.functional.pad(image, (1, 1), value=False)      # one token more on either side
@@ -171,7 +179,7 @@ def spread_positions(input_ids: Tensor, block: Tensor, gap: int) -> Tensor:
 
 def train_language(model: MultiImageVLM, processor: MultiImageProcessor, table: ImageTable,
                    settings: TrainingSettings) -> None:
-    """Teach projector and language model to describe single images and to answer about them."""
+    """Teach projector and language model to describe images and to answer about each by name."""
     turned = add_turns(table, TURNS)
     features = encode_table(turned, model, processor)
     dataset = TaskDataset(turned, build_recipes(turned.truth, MIXTURE, seed=0), features)
@@ -180,7 +188,7 @@ def train_language(model: MultiImageVLM, processor: MultiImageProcessor, table: 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the single-image base model.")
+    parser = argparse.ArgumentParser(description="Train the base model.")
     parser.add_argument("--output", type=Path, default=tiny_earth.data_folder() / "tiny_vlm_base")
     parser.add_argument("--encoder-steps", type=int, default=ENCODER_STEPS)
     parser.add_argument("--steps", type=int, default=SETTINGS.steps)

@@ -155,7 +155,7 @@ def question(scene: Scene, rng: np.random.Generator, image: str = "") -> tuple[s
 
 
 def ask(truth: Truth, rng: np.random.Generator, num_images: int = 1) -> Recipe:
-    """A question about a single image: what the base model has learnt."""
+    """A question about a single image, without its name."""
     row = int(rng.integers(len(truth.scenes)))
     text, answer = question(truth.scenes[row], rng)
     return Recipe((row,), images_first(1, text), answer, "ask")
@@ -211,6 +211,8 @@ def each(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
     "<image_3> lake, <image_1> nothing.": every answer stands right behind its image's name. Where
     words stand between, a small model is slow to join name and place: it learns one or the other.
     """
+    if num_images < 2:
+        raise ValueError("each asks about several images: give it at least 2")
     rows = _distinct_rows(truth, rng, num_images)
     aspect = rng.choice(["what", "where", "size", "cover"], p=[0.5, 0.2, 0.2, 0.1])
     thing = None
@@ -228,9 +230,9 @@ def each(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
             if rng.random() < 0.7 and row not in rows:
                 rows[i] = row
         text = f"Where is the {thing} in" if aspect == "where" else f"How large is the {thing} in"
-    asked = rng.permutation(num_images)[:rng.integers(1, min(num_images, MOST_ASKED) + 1)]
+    asked = rng.permutation(num_images)[:rng.integers(2, min(num_images, MOST_ASKED) + 1)]
     names = [identifier(int(k) + 1) for k in asked]
-    listed = ", ".join(names[:-1]) + " and " + names[-1] if len(names) > 1 else names[0]
+    listed = f"{', '.join(names[:-1])} and {names[-1]}"
     said = (_aspect_of(truth.scenes[rows[k]], aspect, thing) for k in asked)
     answer = ", ".join(f"{name} {what}" for name, what in zip(names, said, strict=True))
     return Recipe(tuple(rows), _text_among_images(f"{text} {listed}?", rng, num_images),
