@@ -49,6 +49,17 @@ def test_positions_always_rise_and_stay_within_two_gaps(count, tokens, words, ga
     assert int(positions.max()) < ids.shape[1] + 2 * gap
 
 
+def test_named_images_in_a_row_stay_together(earth_table, make_model, processor):
+    dataset = build_tasks(earth_table, {"inventory 3": 8}, seed=0)      # images, then the text
+    dataset.features = encode_table(earth_table, make_model(), processor)
+    torch.manual_seed(0)
+    batch = SpreadSamples(dataset, processor).collate(list(range(8)))
+    images = 3 * (processor.tokens_per_image + 1)                       # and a name for each
+    assert (batch["position_ids"][:, :images].diff(dim=1) == 1).all()
+    behind = batch["position_ids"][:, images] - batch["position_ids"][:, images - 1]
+    assert behind[::2].tolist() == [1] * 4 and (behind[1::2] > 1).any()
+
+
 def test_a_batch_differs_from_an_ordinary_one_by_its_positions_alone(earth_table, make_model,
                                                                      processor):
     dataset = build_tasks(earth_table, {"refer 1": 8}, seed=0)

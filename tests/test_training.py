@@ -356,7 +356,7 @@ def test_one_schedule_drives_both_optimizers_also_after_a_state_was_put_back(mak
         settings.learning_rate / 2}
 
 
-def test_adafactor_keeps_a_small_part_of_what_adamw_keeps(make_model, dataset, processor):
+def test_adafactor_keeps_a_small_part_of_what_adamw_keeps(make_model):
     def kept(name):
         settings = replace(SETTINGS, optimizer=name)
         model = make_model()
