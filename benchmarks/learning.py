@@ -5,8 +5,9 @@
     python benchmarks/learning.py --set optimizer=adamw --set steps=1500    another training
 
 Measured on test places, greedy decoding. The last line is JSON: for each task and number of
-images the accuracy, its 95% interval, chance, the commonest answer's share, what is left without
-images (blind) and with those of another sample (shuffled), and the share of invalid answers.
+images the accuracy, its 95% interval, chance, the prior (always the commonest answer to that kind
+of question), what is left without images (blind) and with those of another sample (shuffled), and
+the share of invalid answers.
 """
 
 from __future__ import annotations

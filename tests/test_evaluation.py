@@ -107,6 +107,20 @@ def test_a_summary_tells_accuracy_chance_prior_and_invalid_answers():
     assert summary.loc["compare", "accuracy"] == 1
 
 
+def test_the_prior_knows_the_kind_of_a_question_and_nothing_of_its_images():
+    """A trap: beside the commonest of ALL answers a model that sees nothing would seem to see."""
+    predictions = table(("refer", 2, "Yes.", "Yes."), ("refer", 2, "Yes.", "No."),
+                        ("refer", 2, "No.", "No."), ("refer", 2, "Forest.", "Forest."),
+                        ("refer", 2, "Forest.", "Desert."))
+    predictions["prompt"] = [
+        "<image><image>Is there a lake in <image_1>?", "<image>Is there fire in <image_2>?<image>",
+        "Is there a quarry in <image_1>?<image><image>", "<image>What is in <image_1>?<image>",
+        "<image><image>What is the land cover of <image_2>?"]
+    assert summarise(grade(predictions)).loc[0, "prior"] == pytest.approx(4 / 5)
+    predictions["prompt"] = "<image><image>Which?"
+    assert summarise(grade(predictions)).loc[0, "prior"] == pytest.approx(2 / 5)
+
+
 def test_numbers_of_images_are_summarised_apart():
     summary = summarise(grade(table(("select", 2, "<image_1>", "<image_1>"),
                                     ("select", 3, "<image_1>", "<image_2>"))))

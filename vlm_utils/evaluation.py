@@ -91,7 +91,8 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
 def summarise(graded: pd.DataFrame) -> pd.DataFrame:
     """Accuracy for each task and number of images, beside what guessing would score.
 
-    chance: one of N for a selection. prior: always giving the commonest answer of these samples.
+    chance: one of N for a selection. prior: always giving, to questions that begin alike, the
+    commonest answer of these samples; "Is there" alone rules out all but two answers.
     low, high: the 95% Wilson interval. invalid: share of answers that cannot be parsed.
     """
     rows = []
@@ -101,9 +102,21 @@ def summarise(graded: pd.DataFrame) -> pd.DataFrame:
             "task": task, "num_images": num_images, "samples": len(group),
             "accuracy": group["correct"].mean(), "low": low, "high": high,
             "chance": 1 / num_images if task == "select" else np.nan,
-            "prior": group["answer"].value_counts(normalize=True).iloc[0],
+            "prior": _answer_prior(group),
             "invalid": 1 - group["valid"].mean()})
     return pd.DataFrame(rows)
+
+
+def _answer_prior(graded: pd.DataFrame) -> float:
+    """The share that is right where each kind of question always gets its commonest answer.
+
+    A kind is its first two words: "Where is" wants a place. More words would name what is asked
+    about, and leave so few questions of each kind that the commonest answer is there by chance.
+    """
+    words = graded["prompt"].str.replace(IMAGE_TOKEN, " ").str.replace(_IDENTIFIER, " ", regex=True)
+    kinds = words.str.split().str[:2].str.join(" ")
+    commonest = graded.groupby(kinds)["answer"].agg(lambda answers: answers.value_counts().iloc[0])
+    return commonest.sum() / len(graded)
 
 
 def evaluate(model: MultiImageVLM, processor: MultiImageProcessor, dataset: TaskDataset,
