@@ -11,6 +11,7 @@ import json
 import time
 from pathlib import Path
 
+from vlm_utils.architecture import MultiImageVLM
 from vlm_utils.datasets import (
     TaskDataset,
     add_turns,
@@ -19,7 +20,8 @@ from vlm_utils.datasets import (
     load_image_table,
 )
 from vlm_utils.evaluation import evaluate, free_text_scores, predict
-from vlm_utils.loading import load_base_model
+from vlm_utils.loading import load_base_model, load_checkpoint
+from vlm_utils.processor import MultiImageProcessor
 from vlm_utils.profiles import get_profile
 from vlm_utils.tiny_earth import data_folder
 from vlm_utils.training import TrainingSettings, encode_table, print_progress, train
@@ -35,37 +37,49 @@ TEST_MIXTURE = {"select 2": 500, "select 3": 500, "select 8": 500, "compare 2": 
                 "refer 1": 500, "refer 3": 500, "refer 8": 500}
 
 
+def measure(model: MultiImageVLM, processor: MultiImageProcessor) -> dict:
+    """Accuracy on the test split for each task and number of images, and scores of descriptions."""
+    table = load_image_table(get_profile("tiny"), "test")
+    asked = build_tasks(table, TEST_MIXTURE, seed=1)
+    asked.features = encode_table(table, model, processor)
+    tasks = evaluate(model, processor, asked)
+    print(tasks.round(3).to_string())
+    described = TaskDataset(table, build_recipes(table.truth, {"describe 1": 500}, seed=1),
+                            asked.features)
+    scores = free_text_scores(described, predict(model, processor, described))
+    text = {name: round(score, 4) for name, score in scores.items()}
+    print(text)
+    return {"descriptions": text, "tasks": json.loads(tasks.round(4).to_json(orient="records"))}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the model that lesson 05 falls back on.")
     parser.add_argument("--output", type=Path, default=data_folder() / "tiny_vlm")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--evaluate", action="store_true",
+                        help="train nothing: write the figures of the model in --output anew")
     options = parser.parse_args()
+    figures_file = options.output / "figures.json"
+    if options.evaluate:
+        figures = json.loads(figures_file.read_text())
+        figures |= measure(*load_checkpoint(options.output))
+        figures_file.write_text(json.dumps(figures, indent=2) + "\n")
+        return
     profile = get_profile("tiny")
     started = time.perf_counter()
     model, processor = load_base_model(profile)
-    tables = {split: load_image_table(profile, split) for split in ("train", "test")}
-    turned = add_turns(tables["train"], TURNS)
-    dataset = build_tasks(turned, MIXTURE, seed=0)
-    dataset.features = encode_table(turned, model, processor)
+    table = add_turns(load_image_table(profile, "train"), TURNS)
+    dataset = build_tasks(table, MIXTURE, seed=0)
+    dataset.features = encode_table(table, model, processor)
     print(f"{len(dataset):,} samples, {time.perf_counter() - started:.0f} s so far", flush=True)
     train(model, dataset, processor, TrainingSettings.of(profile, steps=options.steps),
           on_step=print_progress(250))
     minutes = (time.perf_counter() - started) / 60
-    test = build_tasks(tables["test"], TEST_MIXTURE, seed=1)
-    test.features = encode_table(tables["test"], model, processor)
-    table = evaluate(model, processor, test)
-    print(table.round(3).to_string())
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)
-    described = TaskDataset(tables["test"], build_recipes(
-        tables["test"].truth, {"describe 1": 500}, seed=1), test.features)
-    text = {name: round(score, 4) for name, score in free_text_scores(
-        described, predict(model, processor, described)).items()}
-    print(text)
-    figures = {"split": "test", "steps": options.steps,
-               "minutes": round(minutes, 1), "descriptions": text,
-               "tasks": json.loads(table.round(4).to_json(orient="records"))}
-    (options.output / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    figures = {"split": "test", "steps": options.steps, "minutes": round(minutes, 1)}
+    figures |= measure(model, processor)
+    figures_file.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 if __name__ == "__main__":
