@@ -175,7 +175,7 @@ def _draw(median: dict[str, float], per_second: dict[str, float], arguments):
               (right, per_second, f"answers a second, ours, batch of {arguments.batch}", BLUE))
     for axis, values, label, colour in panels:
         bars = axis.barh(list(values), list(values.values()), color=colour)
-        axis.bar_label(bars, fmt="{:.3g}", padding=3, fontsize=8)
+        axis.bar_label(bars, fmt="{:,.4g}", padding=3, fontsize=8)
         axis.set_xlabel(label)
         axis.margins(x=0.2)
         axis.invert_yaxis()

@@ -308,7 +308,7 @@ def _draw(speed: dict[str, float], peak: dict[str, float]):
     colours = [{"naive": GREY, "library": ORANGE}.get(name, BLUE) for name in speed]
     for axis, values, label in ((left, speed, "samples a second"), (right, peak, "peak MB")):
         bars = axis.barh(list(values), list(values.values()), color=colours)
-        axis.bar_label(bars, fmt="{:.3g}", padding=3, fontsize=8)
+        axis.bar_label(bars, fmt="{:,.4g}", padding=3, fontsize=8)
         axis.set_xlabel(label)
         axis.margins(x=0.2)
         axis.spines[["top", "right"]].set_visible(False)
