@@ -35,6 +35,7 @@ MIXTURE = {"select 2": 15_000, "select 3": 35_000, "select 4-8": 100_000, "compa
 TEST_MIXTURE = {"select 2": 500, "select 3": 500, "select 8": 500, "compare 2": 500,
                 "sequence 2": 500, "sequence 3": 500, "sequence 4": 500, "sequence 8": 500,
                 "refer 1": 500, "refer 3": 500, "refer 8": 500}
+TEST_DESCRIPTIONS = 500
 
 
 def measure(model: MultiImageVLM, processor: MultiImageProcessor) -> dict:
@@ -44,8 +45,8 @@ def measure(model: MultiImageVLM, processor: MultiImageProcessor) -> dict:
     asked.features = encode_table(table, model, processor)
     tasks = evaluate(model, processor, asked)
     print(tasks.round(3).to_string())
-    described = TaskDataset(table, build_recipes(table.truth, {"describe 1": 500}, seed=1),
-                            asked.features)
+    recipes = build_recipes(table.truth, {"describe 1": TEST_DESCRIPTIONS}, seed=1)
+    described = TaskDataset(table, recipes, asked.features)
     scores = free_text_scores(described, predict(model, processor, described))
     text = {name: round(score, 4) for name, score in scores.items()}
     print(text)
