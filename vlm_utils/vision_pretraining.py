@@ -23,8 +23,8 @@ from vlm_utils.turning import turn_tensor
 
 SIDE, PATCH, MERGE = 64, 16, 2  # pixels, pixels, patches: (64 / 16 / 2)^2 = 4 tokens
 # Spread of the noise between encoder and classifier (features start at 1 and grow to 1.6). It makes
-# the encoder state each label loudly: without it, place explained 6% of the features' variance,
-# and a language model trained on them answered "Where is ...?" right 6 times in 10.
+# the encoder state each label loudly: without it, in an earlier TinyEarth, place explained 6% of
+# the features' variance, and a language model answered "Where is ...?" right 6 times in 10.
 NOISE = 1.0
 _POINTS = tuple(kind for kind in KINDS if kind not in LINE_KINDS)
 # Of each cell: cover, point feature, its size, the line that goes across, the one that goes down,
