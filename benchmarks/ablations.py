@@ -20,8 +20,10 @@ model keeps what it has learnt with both. Equal setups of several comparisons ar
 
 Measured on test places, greedy decoding. Intervals are those of learning.py: of the questions, not
 of the trainings, so every seed's accuracy stands beside them. `differs` names the arms of the same
-comparison from whose accuracy a row differs by more than the 95% interval of the difference.
-A plot goes to build/benchmarks/ablations.png; the last line is JSON. Bars go to stderr.
+comparison from whose accuracy a row differs by more than the 95% interval of the difference AND in
+every seed: the lowest of one arm is above the highest of the other.
+A plot goes to build/benchmarks/ablations.png; the last line is JSON, which --output also writes to
+a file, once all runs are done. Bars go to stderr.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -239,15 +242,16 @@ def differing_arms(table: pd.DataFrame) -> list[list[str]]:
 
 
 def differs(first, second) -> bool:
-    """Is the difference larger than its 95% interval, made of both Wilson intervals?
+    """Is the difference larger than its 95% interval, and the same way round in every seed?
 
-    Newcombe (1998), method 10, for independent samples. Both arms answer the same questions, so
-    the interval is rather too wide than too narrow.
+    The interval is made of both Wilson intervals (Newcombe 1998, method 10). It knows of questions
+    only. Equal trainings differ too, hence the seeds: of two equal arms with three each, all of one
+    lie above all of the other in one case of ten.
     """
     if first.accuracy < second.accuracy:
         first, second = second, first
     margin = math.hypot(first.accuracy - first.low, second.high - second.accuracy)
-    return first.accuracy - second.accuracy > margin
+    return first.accuracy - second.accuracy > margin and min(first.seeds) > max(second.seeds)
 
 
 def draw(table: pd.DataFrame):
@@ -313,7 +317,10 @@ def main() -> None:
                             help=f"{text} (default: {default})")
     parser.add_argument("--only", type=parse_comparisons, default=list(COMPARISONS),
                         metavar="NAME,NAME", help=f"some of {', '.join(COMPARISONS)}")
+    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
     options = parser.parse_args()
+    if options.output and not options.output.parent.is_dir():
+        parser.error(f"--output: there is no folder {options.output.parent}")
     for name in ("VLM_IMAGES", "VLM_PROFILE"):  # the same work for everyone
         os.environ.pop(name, None)
     started = time.perf_counter()
@@ -332,12 +339,16 @@ def main() -> None:
     plot = plot_path("ablations", "", "").with_name("ablations.png")
     draw(table).savefig(plot, dpi=110)
     training = TrainingSettings.of(get_profile("tiny"), steps=options.steps)
-    print(json.dumps({
-        "benchmark": "ablations", "settings": vars(options),
+    settings = {name: value for name, value in vars(options).items() if name != "output"}
+    result = json.dumps({
+        "benchmark": "ablations", "settings": settings,
         "training": {k: v for k, v in vars(training).items() if k != "seed"},
         "plot": plot.name, "machine": machine(get_device().type),
         "seconds": round(time.perf_counter() - started),
-        "rows": json.loads(table.round(4).to_json(orient="records"))}))
+        "rows": json.loads(table.round(4).to_json(orient="records"))})
+    print(result)
+    if options.output:
+        options.output.write_text(result + "\n")
 
 
 if __name__ == "__main__":

@@ -168,8 +168,9 @@ def test_a_padded_pair_trains_and_counts_as_two_images(ablations, dataset, model
 
 # --- the table ---------------------------------------------------------------------------------
 
-def accuracy(value: float, low: float, high: float) -> SimpleNamespace:
-    return SimpleNamespace(accuracy=value, low=low, high=high)
+def accuracy(value: float, low: float, high: float, spread: float = 0.0) -> SimpleNamespace:
+    return SimpleNamespace(accuracy=value, low=low, high=high,
+                           seeds=[value - spread, value, value + spread])
 
 
 @pytest.mark.parametrize(("second", "expected"), [
@@ -186,6 +187,13 @@ def test_a_one_sided_interval_counts_on_the_side_of_the_other(ablations):
     first, second = accuracy(1.0, 0.90, 1.0), accuracy(0.88, 0.80, 0.90)
     assert ablations.differs(first, second)      # 0.12 > hypot(0.10, 0.02)
     assert not ablations.differs(accuracy(1.0, 0.86, 1.0), second)
+
+
+def test_what_one_seed_contradicts_is_no_difference(ablations):
+    """A trap: the interval counts questions; trainings that differ by luck pass it."""
+    first = accuracy(0.50, 0.44, 0.56, spread=0.04)
+    assert ablations.differs(first, accuracy(0.60, 0.54, 0.66, spread=0.05))
+    assert not ablations.differs(first, accuracy(0.60, 0.54, 0.66, spread=0.07))
 
 
 def measured(value: float, seed: int, task: str = "select") -> pd.DataFrame:
@@ -215,7 +223,8 @@ def test_the_table_names_the_arms_that_differ_within_a_comparison(ablations):
     (["--only", "identifiers,colour"],
      "'colour' is none of identifiers, layout, tokens, padding, encoder, images"),
     (["--seeds", "0"], "--seeds: a whole number of at least 1, not '0'"),
-    (["--steps", "many"], "--steps: a whole number of at least 1, not 'many'")])
+    (["--steps", "many"], "--steps: a whole number of at least 1, not 'many'"),
+    (["--output", "nowhere/a.json"], "--output: there is no folder nowhere")])
 def test_a_wrong_argument_is_refused_and_what_is_allowed_is_named(
         ablations, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr("sys.argv", ["ablations.py", *arguments])
@@ -236,7 +245,8 @@ def test_the_command_trains_every_arm_with_every_seed_and_reports(
     monkeypatch.setattr(ablations, "train_and_measure", pretend)
     monkeypatch.setenv("VLM_OUTPUT", str(tmp_path))
     monkeypatch.setattr("sys.argv", ["ablations.py", "--only", "layout", "--seeds", "2",
-                                     "--steps", "7", "--samples", "9"])
+                                     "--steps", "7", "--samples", "9",
+                                     "--output", str(tmp_path / "ablations.json")])
     ablations.main()
     arms = ablations.COMPARISONS["layout"].values()
     assert asked == [(setup, seed, 7, 9) for setup in arms for seed in (0, 1)]
@@ -246,3 +256,4 @@ def test_the_command_trains_every_arm_with_every_seed_and_reports(
     assert report["settings"] == {"seeds": 2, "steps": 7, "samples": 9, "only": ["layout"]}
     assert [row["differs"] for row in report["rows"]] == [["prepended"], ["interleaved"]]
     assert (tmp_path / "benchmarks" / "ablations.png").is_file()
+    assert (tmp_path / "ablations.json").read_text() == lines[-1] + "\n"

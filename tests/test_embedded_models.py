@@ -68,7 +68,7 @@ def test_trained_model_answers_as_its_figures_say(trained):
     measured = evaluate(model, processor, dataset)
     assert len(measured) == 5
     for row in measured.itertuples():
-        assert abs(row.accuracy - promised[row.task, row.num_images]) < 0.15, row
+        assert abs(row.accuracy - promised[row.task, row.num_images]) < 0.04, row
         assert row.low > (1 / row.num_images if row.task == "select" else row.prior)
         assert row.invalid < 0.02
 
@@ -89,6 +89,7 @@ def test_figures_can_be_measured_again_without_training(tmp_path, monkeypatch):
     (folder / "figures.json").write_text(json.dumps(before | {"tasks": [], "descriptions": {}}))
     monkeypatch.setattr(trained_model, "TEST_MIXTURE", {"select 2": 40})
     monkeypatch.setattr(trained_model, "TEST_DESCRIPTIONS", 20)
+    monkeypatch.setenv("VLM_IMAGES", str(tmp_path))     # a user's images must not count here
     monkeypatch.setattr("sys.argv", ["trained_model", "--evaluate", "--output", str(folder)])
     trained_model.main()
     after = json.loads((folder / "figures.json").read_text())
@@ -110,6 +111,7 @@ def test_trained_model_still_describes_a_single_image(table):
 def test_trained_model_fails_on_the_images_of_other_questions(trained):
     model, processor, dataset = trained
     mistaken = evaluate(model, processor, shuffled(dataset.of_task("select")))
-    assert mistaken["low"].iloc[0] < 1 / 3 + 0.05
+    assert mistaken["low"].iloc[0] < 1 / 3
+    assert mistaken["accuracy"].iloc[0] < 1 / 3 + 0.1
     seeing = evaluate(model, processor, dataset.of_task("select"))
     assert seeing["low"].iloc[0] > mistaken["high"].iloc[0]

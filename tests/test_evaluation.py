@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_utils import tiny_earth
+from vlm_utils import tasks, tiny_earth
 from vlm_utils.datasets import TaskDataset, build_tasks
 from vlm_utils.evaluation import (
     accuracy_by_position,
@@ -137,7 +137,12 @@ def asked(num_samples: int, num_images: int, right: int) -> tuple[pd.DataFrame, 
                for i in range(num_samples)]
     graded = grade(table(*[("refer", 1, "Yes.", "Yes." if i < right else "No.")
                            for i in range(num_samples)]))
-    return summarise(graded), TaskDataset(None, recipes)
+    return summarise(graded), TaskDataset(table_of([]), recipes)
+
+
+def table_of(places: list[tuple[int, ...]]):
+    """An image table of which only the places are known."""
+    return type("Table", (), {"truth": Truth([], [], places)})
 
 
 def test_many_questions_about_few_images_are_named():
@@ -167,11 +172,36 @@ def test_enough_samples_of_enough_images_are_not_named(right):
 def test_each_row_is_weighed_by_its_own_images():
     """Counted over all tasks together, the images of one would lend weight to another."""
     few, few_asked = asked(300, 5, right=150)
-    many = TaskDataset(None, [Recipe((i, i + 1), "<image><image>Which?", "<image_1>", "select")
-                              for i in range(300)])
+    many = TaskDataset(table_of([]), [
+        Recipe((i, i + 1), "<image><image>Which?", "<image_1>", "select") for i in range(300)])
     summary = pd.concat([few, few.assign(task="select", num_images=2)])
-    both = TaskDataset(None, few_asked.recipes + many.recipes)
+    both = TaskDataset(table_of([]), few_asked.recipes + many.recipes)
     assert [w.split(":")[0] for w in warn_small_samples(summary, both)] == ["refer of 1"]
+
+
+def test_samples_of_several_images_use_up_the_images_together():
+    """A trap: 400 questions about the same six pairs show twelve images, and are worth six."""
+    recipes = [Recipe((2 * (i % 6), 2 * (i % 6) + 1), "<image><image>Which?", "<image_1>", "select")
+               for i in range(400)]
+    summary = summarise(grade(table(*[("select", 2, "<image_1>", "<image_1>")] * 400)))
+    warning, = warn_small_samples(summary, TaskDataset(table_of([]), recipes))
+    low, high = wilson_interval(6, 6)
+    assert f"400 samples show only 12 different images: {summary['low'][0]:.0%} to 100%" in warning
+    assert f"{low:.0%} to {high:.0%}" in warning
+
+
+def test_frames_of_one_place_count_as_one():
+    """A trap: 40 sequences of 8 frames show 80 images, and all of them are ten places."""
+    places = [tuple(range(8 * i, 8 * i + 8)) for i in range(10)]
+    recipes = [Recipe(places[i % 10], "<image>" * 8 + "What happens?", "Nothing changes.",
+                      "sequence") for i in range(40)]
+    summary = summarise(grade(table(*[
+        ("sequence", 8, "Nothing changes.", "Nothing changes." if i < 20 else "No.")
+        for i in range(40)])))
+    warning, = warn_small_samples(summary, TaskDataset(table_of(places), recipes))
+    low, high = wilson_interval(5, 10)
+    assert "sequence of 8: 40 samples show only 10 different places" in warning
+    assert f"with each place counted once it is {low:.0%} to {high:.0%}" in warning
 
 
 def test_a_summary_of_another_dataset_is_refused():
@@ -227,6 +257,28 @@ def test_photographs_may_have_different_numbers_of_captions():
                                          "Two men walk down a street."]})
     scores = free_text_scores(described(truth, [0, 1]), texts)
     assert scores == {"bleu": pytest.approx(100), "chrf": pytest.approx(100)}
+
+
+def test_answers_about_captioned_images_may_be_any_of_their_captions():
+    """A trap: with one caption drawn as THE answer, a perfect model is right one time in five."""
+    captions = [["A dog runs on the beach.", "A dog by the sea."],
+                ["Two men walk.", "Two men walk down a street."]]
+    truth = Truth([None] * 2, captions, [(0,), (1,)])
+    refer = Recipe((0, 1), "<image><image>Describe <image_2>.", "Two men walk.", "refer")
+    compare = Recipe((0, 1), "<image><image>What is the difference?", "", "compare")
+    questions = TaskDataset(type("Table", (), {"truth": truth}), [refer, compare])
+    texts = pd.DataFrame({"prediction": [
+        "Two men walk down a street.",
+        "<image_1> a dog by the sea; <image_2> two men walk."]})
+    assert tasks.caption_pair(captions[0][1], captions[1][0]) == texts["prediction"][1]
+    assert free_text_scores(questions, texts)["bleu"] == pytest.approx(100)
+    assert free_text_scores(questions, texts[::-1])["bleu"] < 50
+
+
+def test_only_what_has_one_right_answer_is_graded(earth_truth):
+    captioned = Truth([None], [["A dog runs."]], [(0,)])
+    assert [t for t in tasks.TASKS if not tasks.is_free_text(t, captioned)] == ["select"]
+    assert [t for t in tasks.TASKS if tasks.is_free_text(t, earth_truth)] == ["describe"]
 
 
 def test_what_is_no_description_of_a_captioned_image_is_refused(earth_truth, dataset):
@@ -311,14 +363,15 @@ def test_permuted_answers_name_the_same_image(rows, data):
     seed = data.draw(st.integers(0, 99))
     new, = permuted(TaskDataset(None, [recipe]), seed).recipes
     assert sorted(new.rows) == sorted(rows)
+    assert new.rows != recipe.rows or len(rows) == 1    # a trap: half of all pairs stay by chance
     assert new.rows[int(new.answer[7:-1]) - 1] == rows[k - 1]
     assert new.prompt == recipe.prompt
 
 
 def test_permuted_changes_orders_and_takes_selections_only(dataset):
     selections = dataset.of_task("select")
-    orders = [r.rows for r in permuted(selections).recipes]
-    assert orders != [r.rows for r in selections.recipes]
+    for new, old in zip(permuted(selections).recipes, selections.recipes, strict=True):
+        assert new.rows != old.rows
     with pytest.raises(ValueError, match="only selections can be permuted"):
         permuted(dataset)
 

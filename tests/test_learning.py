@@ -5,10 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 from conftest import REPOSITORY
+
+from vlm_utils.profiles import get_profile
 
 FOLDER = REPOSITORY / "benchmarks"
 
@@ -42,6 +45,20 @@ def test_the_interval_of_several_seeds_is_not_narrower_for_the_same_questions(le
     assert together["accuracy"][0] == pytest.approx(0.85)
     assert together["seeds"][0] == [0.8, 0.9]
     assert together["high"][0] - together["low"][0] > 0.13   # of 100 questions, not of 200
+
+
+def test_a_training_is_measured_on_the_split_that_was_asked_for(learning, monkeypatch):
+    """The whole way, with few samples and two steps."""
+    profile = replace(get_profile("tiny"), mixture={"select 2": 100, "refer 1": 28}, turns=1)
+    asked = []
+    load = learning.load_image_table
+    monkeypatch.setattr(learning, "get_profile", lambda name: profile)
+    monkeypatch.setattr(learning, "load_image_table",
+                        lambda profile, name: asked.append(name) or load(profile, name))
+    table, seconds = learning.train_and_measure(1, 8, {"steps": 2}, "validation")
+    assert asked == ["train", "validation"] and seconds > 0
+    assert list(table["samples"]) == [8] * len(learning.LESSON_TASKS)
+    assert (table["seed"] == 1).all()
 
 
 def test_the_quick_run_measures_every_task_with_its_controls():

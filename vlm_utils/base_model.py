@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from dataclasses import replace
@@ -193,6 +194,7 @@ def main() -> None:
     parser.add_argument("--encoder-steps", type=int, default=ENCODER_STEPS)
     parser.add_argument("--steps", type=int, default=SETTINGS.steps)
     options = parser.parse_args()
+    os.environ.pop("VLM_IMAGES", None)  # the embedded model is of the embedded data
     profile = get_profile("tiny")
     started = time.perf_counter()
     table = load_image_table(profile, "train")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -129,41 +130,50 @@ def warn_small_samples(summary: pd.DataFrame, dataset: TaskDataset,
                        widest: float = 0.3) -> list[str]:
     """In words, which rows of a summary mean little: too few samples, or too few images.
 
-    An interval takes its samples for independent. Questions about one image are not: at worst they
-    are right or wrong together, and only different images count (effective sample size, Kish
-    1965). Named is a row whose interval, counted so, is wider than `widest`, as a share.
+    An interval takes its samples for independent. Questions about one place, or one image, are
+    not: at worst they are right or wrong together, and there are only as many independent samples
+    as the places shown can fill once (effective sample size, Kish 1965). Named is a row whose
+    interval, counted so, is wider than `widest`, as a share.
     Raises ValueError where the summary is not of this dataset.
     """
-    asked, shown = defaultdict(int), defaultdict(set)
+    truth = dataset.table.truth
+    place_of = {row: place for place, rows in enumerate(truth.places) for row in rows}
+    unit = "place" if any(len(rows) > 1 for rows in truth.places) else "image"
+    asked, shown, used = defaultdict(int), defaultdict(set), defaultdict(int)
     for recipe in dataset.recipes:
-        asked[recipe.task, len(recipe.rows)] += 1
-        shown[recipe.task, len(recipe.rows)].update(recipe.rows)
+        key = recipe.task, len(recipe.rows)
+        places = {place_of.get(row, -1 - row) for row in recipe.rows}   # or a place of its own
+        asked[key] += 1
+        shown[key] |= places
+        used[key] += len(places)
     warnings = []
     for row in summary.itertuples():
         key, name = (row.task, row.num_images), f"{row.task} of {row.num_images}"
         if asked[key] != row.samples:
             raise ValueError(f"{name}: the summary counts {row.samples} samples, the dataset holds "
                              f"{asked[key]}: give the dataset that was evaluated")
-        images = len(shown[key])
-        independent = min(row.samples, images)
+        places = len(shown[key])
+        independent = min(row.samples, max(1, round(places * row.samples / used[key])))
         low, high = wilson_interval(round(row.accuracy * independent), independent)
         if high - low <= widest:
             continue
         width = f"{low:.0%} to {high:.0%}, {100 * (high - low):.0f} points wide"
-        if images < row.samples:
-            warnings.append(f"{name}: {row.samples} samples show only {images} different images: "
-                            f"{row.low:.0%} to {row.high:.0%} is too narrow, with each image "
+        if independent < row.samples:
+            warnings.append(f"{name}: {row.samples} samples show only {places} different {unit}s: "
+                            f"{row.low:.0%} to {row.high:.0%} is too narrow, with each {unit} "
                             f"counted once it is {width}: add images")
         else:
-            warnings.append(f"{name}: {row.samples} samples of {images} different images leave "
+            warnings.append(f"{name}: {row.samples} samples of {places} different {unit}s leave "
                             f"{width}: ask more samples")
     return warnings
 
 
 def free_text_scores(dataset: TaskDataset, predictions: pd.DataFrame) -> dict[str, float]:
-    """Descriptions beside all captions of their image: words in common, and what they state.
+    """Free text beside all texts that would be right: words in common, and what they state.
 
-    bleu (Papineni et al. 2002), chrf (Popovic 2015): of all descriptions together, 0 to 100.
+    Descriptions are compared with all captions of their image; answers about images of which only
+    captions are known with those of the image that is meant, or with every pair for a comparison.
+    bleu (Papineni et al. 2002), chrf (Popovic 2015): of all texts together, 0 to 100.
     facts_found: share of the true facts that were said; facts_true: share of the facts said that
     are true (nan where none was said); both only where scenes are known.
     Raises ValueError for other tasks, for images without captions, and where the numbers differ.
@@ -172,27 +182,36 @@ def free_text_scores(dataset: TaskDataset, predictions: pd.DataFrame) -> dict[st
     if len(predictions) != len(dataset):
         raise ValueError(f"{len(predictions)} predictions for {len(dataset)} samples: give the "
                          "dataset that was predicted")
-    truth, texts, captions = dataset.table.truth, list(predictions["prediction"]), []
+    truth, texts, right = dataset.table.truth, list(predictions["prediction"]), []
     for i, recipe in enumerate(dataset.recipes):
-        if recipe.task != "describe":
+        if not tasks.is_free_text(recipe.task, truth):
             raise ValueError(f"sample {i} is of {recipe.task!r}, which has one right answer: use "
                              "grade, or dataset.of_task('describe')")
-        captions.append(truth.captions[recipe.rows[0]])
-        if not captions[-1]:
+        right.append(_right_texts(recipe, truth))
+        if not right[-1]:
             raise ValueError(f"sample {i} shows row {recipe.rows[0]}, which has no caption to "
                              "compare with: add a metadata.jsonl with caption_0 to the folder")
-    most = max(map(len, captions))  # sacrebleu wants equally many for each; None is left out
-    references = [[c[k] if k < len(c) else None for c in captions] for k in range(most)]
+    most = max(map(len, right))  # sacrebleu wants equally many for each; None is left out
+    references = [[r[k] if k < len(r) else None for r in right] for k in range(most)]
     scores = {"bleu": sacrebleu.corpus_bleu(texts, references, force=True).score,
               "chrf": sacrebleu.corpus_chrf(texts, references).score}
     if truth.has_scenes:
         said = [tiny_earth.facts(text) for text in texts]
         true = [tiny_earth.scene_facts(truth.scenes[r.rows[0]]) for r in dataset.recipes]
-        right = sum(len(a & b) for a, b in zip(said, true, strict=True))
-        scores["facts_found"] = right / sum(map(len, true))
+        shared = sum(len(a & b) for a, b in zip(said, true, strict=True))
+        scores["facts_found"] = shared / sum(map(len, true))
         total = sum(map(len, said))
-        scores["facts_true"] = right / total if total else float("nan")
+        scores["facts_true"] = shared / total if total else float("nan")
     return scores
+
+
+def _right_texts(recipe: Recipe, truth: Truth) -> list[str]:
+    """Every right answer that captions give; none where an image of the question has no caption."""
+    if recipe.task == "compare":
+        return [tasks.caption_pair(first, second) for first, second in
+                product(*(truth.captions[row] for row in recipe.rows))]
+    asked = _IDENTIFIER.search(recipe.prompt) if recipe.task == "refer" else None
+    return truth.captions[recipe.rows[int(asked[1]) - 1 if asked else 0]]
 
 
 # --- controls: the same questions, with something taken away ---------------------------------
@@ -224,14 +243,16 @@ def shuffled(dataset: TaskDataset, seed: int = 0) -> TaskDataset:
 
 
 def permuted(dataset: TaskDataset, seed: int = 0) -> TaskDataset:
-    """Selections with their images in another order, and the answers moved with them."""
+    """Selections with their images in another order, each, and the answers moved with them."""
     rng = np.random.default_rng(seed)
     recipes = []
     for recipe in dataset.recipes:
         if recipe.task != "select":
             raise ValueError(f"only selections can be permuted, not {recipe.task!r}: "
                              "use dataset.of_task('select')")
-        order = rng.permutation(len(recipe.rows))
+        same = order = np.arange(len(recipe.rows))
+        while len(same) > 1 and (order == same).all():  # by chance half of the pairs would stay
+            order = rng.permutation(len(same))
         answer = int(np.flatnonzero(order == int(_IDENTIFIER.search(recipe.answer)[1]) - 1)[0])
         recipes.append(replace(recipe, rows=tuple(recipe.rows[i] for i in order),
                                answer=identifier(answer + 1)))

@@ -96,6 +96,20 @@ _ANSWER_FORMS = {  # what an answer about scenes looks like, whether or not it i
 }
 
 
+def is_free_text(task: str, truth: Truth) -> bool:
+    """Are there many right answers to a question of this task, and not one that can be demanded?
+
+    So it is for descriptions, and without scenes for all but selections: any caption of an image
+    is a right answer.
+    """
+    return task == "describe" or (not truth.has_scenes and task != "select")
+
+
+def caption_pair(first: str, second: str) -> str:
+    """The answer to a comparison of two images of which only captions are known."""
+    return f"{identifier(1)} {_as_phrase(first)}; {identifier(2)} {_as_phrase(second)}."
+
+
 def is_answer(task: str, text: str, like: str) -> bool:
     """Has a text the form that the true answer `like` has? Without a form: is there any text?"""
     form = _ANSWER_FORMS.get(task)
@@ -270,8 +284,8 @@ def compare(truth: Truth, rng: np.random.Generator, num_images: int = 2) -> Reci
     if not truth.captions[rows[0]] or not truth.captions[rows[1]]:
         return Recipe(tuple(sorted(rows)), images_first(2, COMPARE_PROMPT), None, "compare")
     first, second = (truth.captions[r][rng.integers(len(truth.captions[r]))] for r in rows)
-    answer = f"{identifier(1)} {_as_phrase(first)}; {identifier(2)} {_as_phrase(second)}."
-    return Recipe(tuple(rows), images_first(2, "What is the difference?"), answer, "compare")
+    return Recipe(tuple(rows), images_first(2, "What is the difference?"),
+                  caption_pair(first, second), "compare")
 
 
 def sequence(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--evaluate", action="store_true",
                         help="train nothing: write the figures of the model in --output anew")
     options = parser.parse_args()
+    os.environ.pop("VLM_IMAGES", None)  # the embedded model is of the embedded data
     figures_file = options.output / "figures.json"
     if options.evaluate:
         figures = json.loads(figures_file.read_text())
