@@ -12,7 +12,7 @@ course: $(READY)  ## execute the six lessons, write HTML pages under build/
 	$(BIN)/python -m vlm_utils course
 
 test: $(READY)  ## unit tests, and every notebook under nbval
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=900 \
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 \
 		tests notebooks
 
 check: $(READY)  ## for instructors: the notebooks only, and a table; PROFILE=full at real size

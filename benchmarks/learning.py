@@ -9,7 +9,8 @@ was chosen by looking at test places says too much.
 
 Greedy decoding. The last line is JSON: for each task and number of images the accuracy, its 95%
 interval, chance, the prior (always the commonest answer to that kind of question), what is left
-without images (blind) and with those of another sample (shuffled), and the share of invalid answers.
+without images (blind) and with those of another sample (shuffled), and the share of answers that
+are invalid.
 """
 
 from __future__ import annotations

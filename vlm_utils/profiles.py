@@ -52,7 +52,6 @@ class Profile:
     weight_decay: float = 0.05
     precision: str = "no"
     optimizer: str = "adamw"
-    max_new_tokens: int = 32
     seed: int = 0
 
 
@@ -87,7 +86,6 @@ PROFILES = {
         learning_rate=5e-4,
         warmup_steps=300,
         precision="bf16",
-        max_new_tokens=40,
     ),
 }
 
