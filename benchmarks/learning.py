@@ -38,7 +38,7 @@ TEST_SEED = 1  # the same questions for every run
 
 def test_questions(names: tuple[str, ...], samples: int, model, processor,
                    split: str = "test") -> TaskDataset:
-    """So many questions of each task and number of images on unseen places, images encoded."""
+    """So many questions of each task and number of images about unseen places, images encoded."""
     table = load_image_table(get_profile("tiny"), split)
     questions = build_tasks(table, dict.fromkeys(names, samples), seed=TEST_SEED)
     questions.features = encode_table(table, model, processor)
@@ -51,6 +51,14 @@ def measure(model, processor, questions: TaskDataset) -> pd.DataFrame:
     for name, control in (("blind", blind), ("shuffled", shuffled)):
         table[name] = evaluate(model, processor, control(questions)).set_index(KEY)["accuracy"]
     return table.reset_index()
+
+
+def measure_splits(names: tuple[str, ...], samples: int, model, processor,
+                   splits: list[str]) -> pd.DataFrame:
+    """measure() on each split, named in a column."""
+    return pd.concat([
+        measure(model, processor, test_questions(names, samples, model, processor, split)
+                ).assign(split=split) for split in splits], ignore_index=True)
 
 
 def parse_setting(text: str) -> tuple[str, object]:
@@ -68,7 +76,7 @@ def parse_setting(text: str) -> tuple[str, object]:
 
 
 def train_and_measure(seed: int, samples: int, changes: dict,
-                      split: str = "test") -> tuple[pd.DataFrame, float]:
+                      splits: list[str]) -> tuple[pd.DataFrame, float]:
     """Lesson 04 from the shipped base model, with this seed; the table and seconds of training."""
     profile = get_profile("tiny")
     model, processor = load_base_model(profile)
@@ -77,8 +85,7 @@ def train_and_measure(seed: int, samples: int, changes: dict,
     dataset.features = encode_table(table, model, processor)
     settings = TrainingSettings.of(profile, **changes | {"seed": seed})
     history = train(model, dataset, processor, settings, on_step=print_progress(500))
-    questions = test_questions(LESSON_TASKS, samples, model, processor, split)
-    measured = measure(model, processor, questions)
+    measured = measure_splits(LESSON_TASKS, samples, model, processor, splits)
     return measured.assign(seed=seed), float(history["seconds"].iloc[-1])
 
 
@@ -88,8 +95,9 @@ def over_seeds(tables: list[pd.DataFrame]) -> pd.DataFrame:
     The seeds answer the same questions, so the interval is that of one run's number of samples.
     """
     together = pd.concat(tables)
-    means = together.groupby(KEY, sort=False).mean(numeric_only=True).drop(columns=["seed"])
-    means["seeds"] = together.groupby(KEY, sort=False)["accuracy"].apply(
+    keys = [key for key in ("split", *KEY) if key in together]
+    means = together.groupby(keys, sort=False).mean(numeric_only=True).drop(columns=["seed"])
+    means["seeds"] = together.groupby(keys, sort=False)["accuracy"].apply(
         lambda values: [round(float(value), 3) for value in values])
     intervals = [wilson_interval(round(row.accuracy * row.samples), int(row.samples))
                  for row in means.itertuples()]
@@ -103,12 +111,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings (default: 3)")
     parser.add_argument("--samples", type=int, default=500,
                         help="test questions of each task and number of images (default: 500)")
-    parser.add_argument("--split", choices=("validation", "test"), default="test",
-                        help="places to ask about (default: test)")
+    parser.add_argument("--split", choices=("validation", "test"), action="append",
+                        dest="splits", help="places to ask about, also several (default: test)")
     parser.add_argument("--quick", action="store_true", help="the trained model in data/ only")
     parser.add_argument("--set", type=parse_setting, action="append", default=[], dest="changes",
                         metavar="NAME=VALUE", help="train with another setting than the lesson's")
     options = parser.parse_args()
+    splits = options.splits or ["test"]
     if options.seeds < 1 or options.samples < 2:
         parser.error("--seeds is at least 1 and --samples at least 2")
     if options.quick and options.changes:
@@ -120,22 +129,20 @@ def main() -> None:
     started, training_seconds = time.perf_counter(), []
     if options.quick:
         model, processor = load_checkpoint(data_folder() / get_profile("tiny").trained_model)
-        questions = test_questions(LESSON_TASKS + MORE_TASKS, options.samples, model, processor,
-                                   options.split)
-        table = measure(model, processor, questions)
+        table = measure_splits(LESSON_TASKS + MORE_TASKS, options.samples, model, processor, splits)
     else:
         tables = []
         for seed in range(options.seeds):
             print(f"seed {seed}, {seed + 1} of {options.seeds}", flush=True)
             measured, seconds = train_and_measure(seed, options.samples,
-                                                  dict(options.changes), options.split)
+                                                  dict(options.changes), splits)
             tables.append(measured)
             training_seconds.append(round(seconds))
         table = over_seeds(tables)
     print(table.round(3).to_string(index=False))
     print(json.dumps({
         "benchmark": "learning", "model": "data/tiny_vlm" if options.quick else "lesson 04",
-        "split": options.split, "samples": options.samples, "changes": dict(options.changes),
+        "splits": splits, "samples": options.samples, "changes": dict(options.changes),
         "training_seconds": training_seconds,
         "seconds": round(time.perf_counter() - started),
         "tasks": json.loads(table.round(4).to_json(orient="records"))}))

@@ -45,6 +45,8 @@ def test_the_interval_of_several_seeds_is_not_narrower_for_the_same_questions(le
     assert together["accuracy"][0] == pytest.approx(0.85)
     assert together["seeds"][0] == [0.8, 0.9]
     assert together["high"][0] - together["low"][0] > 0.13   # of 100 questions, not of 200
+    apart = learning.over_seeds([one.assign(split="test"), one.assign(split="validation")])
+    assert list(apart["split"]) == ["test", "validation"] and list(apart["accuracy"]) == [0.8, 0.8]
 
 
 def test_a_training_is_measured_on_the_split_that_was_asked_for(learning, monkeypatch):
@@ -55,10 +57,10 @@ def test_a_training_is_measured_on_the_split_that_was_asked_for(learning, monkey
     monkeypatch.setattr(learning, "get_profile", lambda name: profile)
     monkeypatch.setattr(learning, "load_image_table",
                         lambda profile, name: asked.append(name) or load(profile, name))
-    table, seconds = learning.train_and_measure(1, 8, {"steps": 2}, "validation")
+    table, seconds = learning.train_and_measure(1, 8, {"steps": 2}, ["validation"])
     assert asked == ["train", "validation"] and seconds > 0
     assert list(table["samples"]) == [8] * len(learning.LESSON_TASKS)
-    assert (table["seed"] == 1).all()
+    assert (table["seed"] == 1).all() and (table["split"] == "validation").all()
 
 
 def test_the_quick_run_measures_every_task_with_its_controls():
