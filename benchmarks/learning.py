@@ -110,7 +110,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="trainings (default: 3)")
     parser.add_argument("--samples", type=int, default=500,
-                        help="test questions of each task and number of images (default: 500)")
+                        help="questions of each task, number of images and split (default: 500)")
     parser.add_argument("--split", choices=("validation", "test"), action="append",
                         dest="splits", help="places to ask about, also several (default: test)")
     parser.add_argument("--quick", action="store_true", help="the trained model in data/ only")

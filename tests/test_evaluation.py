@@ -273,6 +273,11 @@ def test_answers_about_captioned_images_may_be_any_of_their_captions():
     assert tasks.caption_pair(captions[0][1], captions[1][0]) == texts["prediction"][1]
     assert free_text_scores(questions, texts)["bleu"] == pytest.approx(100)
     assert free_text_scores(questions, texts[::-1])["bleu"] < 50
+    bare = Truth([None] * 2, [captions[0], []], [(0,), (1,)])
+    for question in (refer, compare):
+        alone = TaskDataset(type("Table", (), {"truth": bare}), [question])
+        with pytest.raises(ValueError, match="sample 0 shows row 1, which has no caption"):
+            free_text_scores(alone, texts[:1])
 
 
 def test_only_what_has_one_right_answer_is_graded(earth_truth):

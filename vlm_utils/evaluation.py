@@ -187,10 +187,13 @@ def free_text_scores(dataset: TaskDataset, predictions: pd.DataFrame) -> dict[st
         if not tasks.is_free_text(recipe.task, truth):
             raise ValueError(f"sample {i} is of {recipe.task!r}, which has one right answer: use "
                              "grade, or dataset.of_task('describe')")
-        right.append(_right_texts(recipe, truth))
-        if not right[-1]:
-            raise ValueError(f"sample {i} shows row {recipe.rows[0]}, which has no caption to "
+        described = _described_rows(recipe)
+        bare = [row for row in described if not truth.captions[row]]
+        if bare:
+            raise ValueError(f"sample {i} shows row {bare[0]}, which has no caption to "
                              "compare with: add a metadata.jsonl with caption_0 to the folder")
+        right.append(truth.captions[described[0]] if recipe.task != "compare" else [
+            tasks.caption_pair(*pair) for pair in product(*(truth.captions[r] for r in described))])
     most = max(map(len, right))  # sacrebleu wants equally many for each; None is left out
     references = [[r[k] if k < len(r) else None for r in right] for k in range(most)]
     scores = {"bleu": sacrebleu.corpus_bleu(texts, references, force=True).score,
@@ -205,13 +208,12 @@ def free_text_scores(dataset: TaskDataset, predictions: pd.DataFrame) -> dict[st
     return scores
 
 
-def _right_texts(recipe: Recipe, truth: Truth) -> list[str]:
-    """Every right answer that captions give; none where an image of the question has no caption."""
+def _described_rows(recipe: Recipe) -> tuple[int, ...]:
+    """The rows that a free answer describes: both of a comparison, else the one that is meant."""
     if recipe.task == "compare":
-        return [tasks.caption_pair(first, second) for first, second in
-                product(*(truth.captions[row] for row in recipe.rows))]
-    asked = _IDENTIFIER.search(recipe.prompt) if recipe.task == "refer" else None
-    return truth.captions[recipe.rows[int(asked[1]) - 1 if asked else 0]]
+        return recipe.rows
+    named = _IDENTIFIER.search(recipe.prompt)
+    return recipe.rows[int(named[1]) - 1:][:1] if named else recipe.rows[:1]
 
 
 # --- controls: the same questions, with something taken away ---------------------------------
