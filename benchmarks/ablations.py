@@ -45,15 +45,21 @@ from PIL import Image
 from torch import Tensor
 from transformers import ViTConfig, ViTModel
 
-from vlm_utils.architecture import MultiImageVLM, Projector
+from vlm_utils.architecture import (
+    IDENTIFIERS,
+    IMAGE_TOKEN,
+    LAYOUTS,
+    MultiImageProcessor,
+    MultiImageVLM,
+    Projector,
+)
 from vlm_utils.datasets import ImageTable, TaskDataset, add_turns, build_tasks, load_image_table
 from vlm_utils.evaluation import grade, predict, summarise
 from vlm_utils.loading import load_base_model
+from vlm_utils.making.vision_pretraining import MERGE, PATCH, SIDE
 from vlm_utils.plots import IMAGE_COLOURS, new_figure
-from vlm_utils.processor import IDENTIFIERS, IMAGE_TOKEN, LAYOUTS, MultiImageProcessor
 from vlm_utils.profiles import get_device, get_profile
 from vlm_utils.training import TrainingSettings, encode_table, train
-from vlm_utils.vision_pretraining import MERGE, PATCH, SIDE
 
 ENCODER_SEED = 0  # one random encoder for all seeds: its images are encoded once
 FEWEST = {"select": 2, "sequence": 2, "refer": 1}  # images; the other tasks have a fixed number

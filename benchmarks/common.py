@@ -26,12 +26,9 @@ from transformers import (
     ViTModel,
 )
 
-from vlm_utils.architecture import MultiImageVLM
-from vlm_utils.datasets import ImageTable, Sample, build_recipes, load_image_table
-from vlm_utils.processor import MultiImageProcessor, add_special_tokens
-from vlm_utils.profiles import get_profile
-from vlm_utils.tasks import Recipe, Truth
-from vlm_utils.tiny_earth import data_folder
+from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM, add_special_tokens
+from vlm_utils.datasets import ImageTable, Recipe, Sample, Truth, build_recipes, load_image_table
+from vlm_utils.profiles import data_folder, get_profile
 
 NUM_IMAGES = 3  # the most images of a sample in training.py and generation.py
 

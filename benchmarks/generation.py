@@ -35,13 +35,12 @@ from common import (
 )
 from torch import Tensor
 
-from vlm_utils import training
-from vlm_utils.architecture import MultiImageVLM
+from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
 from vlm_utils.collate import collate_multi_image
 from vlm_utils.datasets import Sample, TaskDataset
 from vlm_utils.evaluation import predict
 from vlm_utils.plots import BLUE, GREY, ORANGE, new_figure
-from vlm_utils.processor import MultiImageProcessor
+from vlm_utils.training import encode_table
 
 ONE_BY_ONE = 4  # how many answers stand for "one at a time"
 
@@ -128,7 +127,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["VLM_OUTPUT"] = folder           # features are to be computed, not found
         many = TaskDataset(as_table(pictures), recipes)
-        many.features = training.encode_table(many.table, ours.model, ours.processor)
+        many.features = encode_table(many.table, ours.model, ours.processor)
         one_by_one = TaskDataset(many.table, recipes[:ONE_BY_ONE], many.features)
         actions = {name: lambda v=variant: v.answer(samples[0], tokens)
                    for name, variant in variants.items()}

@@ -25,8 +25,7 @@ import pandas as pd
 from vlm_utils.datasets import TaskDataset, add_turns, build_tasks, load_image_table
 from vlm_utils.evaluation import blind, evaluate, shuffled, wilson_interval
 from vlm_utils.loading import load_base_model, load_checkpoint
-from vlm_utils.profiles import get_profile
-from vlm_utils.tiny_earth import data_folder
+from vlm_utils.profiles import data_folder, get_profile
 from vlm_utils.training import TrainingSettings, encode_table, print_progress, train
 
 LESSON_TASKS = ("select 2", "select 3", "compare 2", "sequence 2", "sequence 3", "sequence 4",

@@ -32,9 +32,8 @@ from PIL import Image
 from workers import Worker
 
 from vlm_utils.collate import collate_multi_image, pad_texts
-from vlm_utils.datasets import Sample, encode_sample
+from vlm_utils.datasets import Recipe, Sample, encode_sample
 from vlm_utils.plots import BLUE, GREY, ORANGE, new_figure
-from vlm_utils.tasks import Recipe
 from vlm_utils.training import TrainingSettings, make_optimizer
 
 NUMBERS = (1, 2, 4, 8, 16, 32)

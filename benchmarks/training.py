@@ -43,11 +43,10 @@ from common import (
 from PIL import Image
 from workers import Worker
 
-from vlm_utils.architecture import MultiImageVLM
-from vlm_utils.datasets import TaskDataset
+from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
+from vlm_utils.datasets import Recipe, TaskDataset
 from vlm_utils.plots import BLUE, GREY, ORANGE, new_figure
-from vlm_utils.processor import MultiImageProcessor
-from vlm_utils.tasks import Recipe
+from vlm_utils.training import EncodedSamples, TrainingSettings, loop, train
 
 BATCH_SIZE = 4
 MIXTURE = {"select 2": 2, "compare 2": 2, "select 3": 2, "sequence 3": 2}
@@ -113,9 +112,8 @@ def train_ours(turn: Callable[[dict], None], job: Job, tokens: int, batch_size: 
 
     checkpointed: compute activations again in backward instead of keeping them.
     """
-    from vlm_utils import training
     # The course takes the best device it finds; here --device decides.
-    training.get_device = lambda: torch.device(job.device)
+    loop.get_device = lambda: torch.device(job.device)
     model, processor = make_ours(job.scale, tokens, job.seed)
     model.to(job.device)
     if checkpointed:
@@ -125,9 +123,9 @@ def train_ours(turn: Callable[[dict], None], job: Job, tokens: int, batch_size: 
         os.environ["VLM_OUTPUT"] = folder
         dataset, encoding = _encode(job, model, processor, tokens)
         dataset.recipes *= -(-batch_size // len(dataset))     # enough for one large batch
-        samples = training.EncodedSamples(dataset, processor)
+        samples = EncodedSamples(dataset, processor)
         steps = len(dataset) // batch_size
-        settings = training.TrainingSettings(
+        settings = TrainingSettings(
             steps=steps * (job.passes + 1), batch_size=batch_size, optimizer=optimizer,
             learning_rate=LEARNING_RATES[optimizer], warmup_steps=0,
             precision="bf16" if job.device == "cuda" else "no", seed=job.seed)
@@ -147,7 +145,7 @@ def train_ours(turn: Callable[[dict], None], job: Job, tokens: int, batch_size: 
 
         # train's own progress bar would run through the lines of the benchmark
         with contextlib.redirect_stderr(io.StringIO()):
-            training.train(model, dataset, processor, settings, on_step=after_step)
+            train(model, dataset, processor, settings, on_step=after_step)
 
 
 def _encode(job: Job, model: MultiImageVLM, processor: MultiImageProcessor,

@@ -19,11 +19,9 @@ from transformers import (
 )
 
 from vlm_utils import tiny_earth
-from vlm_utils.architecture import MultiImageVLM
-from vlm_utils.base_model import make_tokenizer
-from vlm_utils.datasets import ImageTable, Sample
-from vlm_utils.processor import MultiImageProcessor
-from vlm_utils.tasks import Truth
+from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
+from vlm_utils.datasets import ImageTable, Sample, Truth
+from vlm_utils.making.base_model import make_tokenizer
 
 # A deadline would make a test of what a machine does beside it.
 settings.register_profile("course", deadline=None)
@@ -43,7 +41,7 @@ def _own_surroundings(monkeypatch, tmp_path_factory):
     for name in ("VLM_PROFILE", "VLM_IMAGES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VLM_OUTPUT", str(tmp_path_factory.mktemp("output")))
-    for module in ("training", "loading"):
+    for module in ("training.loop", "loading"):
         monkeypatch.setattr(f"vlm_utils.{module}.get_device", lambda: torch.device("cpu"))
 
 

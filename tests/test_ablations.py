@@ -10,8 +10,8 @@ import torch
 from conftest import MERGE, REPOSITORY, TOKENS
 from PIL import Image
 
+from vlm_utils.architecture import identifier
 from vlm_utils.datasets import TaskDataset, build_tasks
-from vlm_utils.processor import identifier
 from vlm_utils.training import EncodedSamples, TrainingSettings, encode_table, train
 
 FOLDER = REPOSITORY / "benchmarks"

@@ -8,8 +8,8 @@ import torch
 from matplotlib import image as mpl_image
 
 from vlm_utils import plots
-from vlm_utils.attention import attention_to_images, eager_attention
 from vlm_utils.datasets import Sample
+from vlm_utils.evaluation import attention_to_images, eager_attention
 
 
 @pytest.mark.parametrize(("layout", "identifiers"), [

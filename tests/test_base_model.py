@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_utils.base_model import GAP, SpreadSamples, spread_positions
 from vlm_utils.datasets import build_tasks
+from vlm_utils.making.base_model import GAP, SpreadSamples, spread_positions
 from vlm_utils.training import EncodedSamples, encode_table
 
 IMAGE, NAME, WORD, PAD = 9, 1, 5, 0

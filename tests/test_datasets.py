@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from vlm_utils import tiny_earth
 from vlm_utils.datasets import (
+    Recipe,
     TaskDataset,
+    Truth,
     build_recipes,
     build_tasks,
     encode_sample,
@@ -21,7 +23,6 @@ from vlm_utils.datasets import (
     mask_prompt,
 )
 from vlm_utils.profiles import get_profile
-from vlm_utils.tasks import Recipe, Truth
 
 MIXTURE = {"select 2": 30, "select 3": 40, "compare 2": 30, "sequence 2-4": 30, "refer 1-3": 20,
            "describe 1": 10}

@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import into_hub_cache, write_flickr
 
-from vlm_utils import doctor, hub, profiles, tiny_earth
+from vlm_utils import profiles
+from vlm_utils.course import doctor
 from vlm_utils.profiles import get_profile
 
 TINY, FULL = get_profile("tiny"), get_profile("full")
@@ -132,7 +133,7 @@ def test_a_folder_that_cannot_be_written_to_is_missing(monkeypatch, tmp_path):
 
 
 def test_a_full_disk_is_missing(monkeypatch):
-    monkeypatch.setattr(hub, "free_bytes", lambda folder: 100_000_000)
+    monkeypatch.setattr(doctor, "free_bytes", lambda folder: 100_000_000)
     found = doctor.disk(TINY)
     assert level(found) == "MISSING" and found.text.startswith("0.1 GB free")
 
@@ -143,7 +144,7 @@ def test_a_full_disk_is_missing(monkeypatch):
     ("cut short", "tiny_earth/sequences/test.parquet")])
 def test_an_embedded_file_that_is_gone_or_cut_short_is_named(monkeypatch, tmp_path, fault, file):
     folder = tmp_path / "data"
-    shutil.copytree(tiny_earth.data_folder(), folder)
+    shutil.copytree(profiles.data_folder(), folder)
     monkeypatch.setenv("VLM_DATA", str(folder))
     assert level(doctor.embedded_files()) == "ok"
     if fault == "gone":

@@ -5,12 +5,11 @@ import shutil
 
 import pytest
 
-from vlm_utils import trained_model
 from vlm_utils.datasets import TaskDataset, build_recipes, build_tasks, load_image_table
 from vlm_utils.evaluation import evaluate, free_text_scores, predict, shuffled
 from vlm_utils.loading import load_base_model, load_checkpoint
-from vlm_utils.profiles import get_profile
-from vlm_utils.tiny_earth import data_folder
+from vlm_utils.making import trained_model
+from vlm_utils.profiles import data_folder, get_profile
 from vlm_utils.training import encode_table
 
 MODELS = ("tiny_vlm_base", "tiny_vlm")

@@ -9,8 +9,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_utils import tasks, tiny_earth
-from vlm_utils.datasets import TaskDataset, build_tasks
+from vlm_utils import tiny_earth
+from vlm_utils.datasets import (
+    TASKS,
+    Recipe,
+    TaskDataset,
+    Truth,
+    build_tasks,
+    caption_pair,
+    is_free_text,
+)
 from vlm_utils.evaluation import (
     accuracy_by_position,
     blind,
@@ -27,7 +35,7 @@ from vlm_utils.evaluation import (
     wilson_interval,
     with_unrelated,
 )
-from vlm_utils.tasks import Recipe, Truth, with_article
+from vlm_utils.tiny_earth import with_article
 
 
 def table(*rows):
@@ -270,7 +278,7 @@ def test_answers_about_captioned_images_may_be_any_of_their_captions():
     texts = pd.DataFrame({"prediction": [
         "Two men walk down a street.",
         "<image_1> a dog by the sea; <image_2> two men walk."]})
-    assert tasks.caption_pair(captions[0][1], captions[1][0]) == texts["prediction"][1]
+    assert caption_pair(captions[0][1], captions[1][0]) == texts["prediction"][1]
     assert free_text_scores(questions, texts)["bleu"] == pytest.approx(100)
     assert free_text_scores(questions, texts[::-1])["bleu"] < 50
     bare = Truth([None] * 2, [captions[0], []], [(0,), (1,)])
@@ -282,8 +290,8 @@ def test_answers_about_captioned_images_may_be_any_of_their_captions():
 
 def test_only_what_has_one_right_answer_is_graded(earth_truth):
     captioned = Truth([None], [["A dog runs."]], [(0,)])
-    assert [t for t in tasks.TASKS if not tasks.is_free_text(t, captioned)] == ["select"]
-    assert [t for t in tasks.TASKS if tasks.is_free_text(t, earth_truth)] == ["describe"]
+    assert [t for t in TASKS if not is_free_text(t, captioned)] == ["select"]
+    assert [t for t in TASKS if is_free_text(t, earth_truth)] == ["describe"]
 
 
 def test_what_is_no_description_of_a_captioned_image_is_refused(earth_truth, dataset):

@@ -18,10 +18,20 @@ if sys.version_info >= (3, 11):
 else:  # what pytest itself brings along
     import tomli as tomllib
 
-LESSONS = ("architecture", "datasets", "collate", "training", "ladder", "evaluation",
-           "attention", "memory")
-SUPPORT = ("profiles", "tiny_earth", "tiny_earth_drawing", "plots", "images", "hub", "processor",
-           "tasks")
+# The rooms of the package. Each imports only from rooms above its own line.
+ORDER = (
+    ("profiles", "architecture", "plots", "memory"),
+    ("tiny_earth", "sources"),
+    ("loading",),
+    ("datasets",),
+    ("collate",),
+    ("answering",),
+    ("training", "evaluation"),
+    ("widgets",),
+    ("making",),
+    ("course", "check"),
+)
+MOST_ENTRIES, MOST_LINES, MOST_OF_A_FUNCTION = 22, 350, 60
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -126,8 +136,13 @@ def test_ci_runs_the_command_of_the_readme():
 
 # --- modules -----------------------------------------------------------------------------------
 
+PACKAGE = REPOSITORY / "vlm_utils"
+
+
 def modules() -> dict[str, Path]:
-    return {path.stem: path for path in (REPOSITORY / "vlm_utils").glob("*.py")}
+    """Every module of the package by its dotted name, as "training.loop"."""
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+            for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 def imports(path: Path) -> set[str]:
@@ -142,27 +157,96 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def siblings(path: Path) -> set[str]:
-    """The modules of this package that a file imports."""
-    return {name.split(".")[1] for name in imports(path)
-            if name.startswith("vlm_utils.")} & set(modules())
+def siblings(name: str, path: Path) -> set[str]:
+    """The modules of this package that a file imports, each by its dotted name.
+
+    A folder stands for its __init__, which is what Python runs then.
+    """
+    known = modules()
+    found = {full.removeprefix("vlm_utils.") for full in imports(path)
+             if full.startswith("vlm_utils.")}
+    return {name if name in known else f"{name}.__init__" for name in found
+            if name in known or f"{name}.__init__" in known}
 
 
-@pytest.mark.parametrize("lesson", LESSONS)
-def test_no_lesson_imports_a_later_one(lesson):
-    later = set(LESSONS[LESSONS.index(lesson) + 1:])
-    assert siblings(modules()[lesson]) & later == set()
+def arrows_against(order, arrows: dict[str, set[str]]) -> list[str]:
+    """Imports from a module to one whose room does not stand above its own."""
+    line = {room: i for i, rooms in enumerate(order) for room in rooms}
+    found = []
+    for name, targets in arrows.items():
+        for target in sorted(targets):
+            here, there = name.split(".")[0], target.split(".")[0]
+            if here != there and line[there] >= line[here]:
+                found.append(f"{name} -> {target}")
+    return found
 
 
-@pytest.mark.parametrize("support", SUPPORT)
-def test_no_support_module_imports_a_lesson(support):
-    assert siblings(modules()[support]) & set(LESSONS) == set()
+def circles(arrows: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other, directly or by way of others."""
+    waiting = {name: set(targets) & set(arrows) for name, targets in arrows.items()}
+    while free := [name for name, targets in waiting.items() if not targets]:
+        for name in free:
+            del waiting[name]
+        waiting = {name: targets - set(free) for name, targets in waiting.items()}
+    return sorted(waiting)
 
 
-def test_imports_are_read_from_the_source():
-    """The two tests above see what there is to see."""
-    assert {"datasets", "processor"} <= siblings(modules()["collate"])
-    assert "hub" in siblings(modules()["images"])        # imported inside a function
+def arrows() -> dict[str, set[str]]:
+    """What each module imports of the package; the entry points stand outside the order."""
+    return {name: siblings(name, path) for name, path in modules().items()
+            if name not in ("__init__", "__main__")}
+
+
+def test_every_room_has_its_place_in_the_order():
+    rooms = {name.split(".")[0] for name in arrows()}
+    assert rooms == {room for rooms in ORDER for room in rooms}
+
+
+def test_arrows_point_one_way():
+    assert arrows_against(ORDER, arrows()) == []
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert circles(arrows()) == []
+
+
+def test_arrows_are_read_from_the_source_and_wrong_ones_are_found():
+    """The tests above see what there is to see."""
+    found = arrows()
+    assert {"datasets.__init__", "architecture.__init__"} <= found["collate"]
+    assert "sources.hub" in found["sources.images"]        # imported inside a function
+    assert arrows_against(ORDER, {"loading": {"training.loop"}, "collate": {"loading"}}) == \
+        ["loading -> training.loop"]
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == ["a", "b", "c", "d"]
+
+
+def test_the_map_is_short_and_names_each_lesson():
+    entries = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
+    assert len(entries) <= MOST_ENTRIES
+    text = ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8")))
+    for notebook in sorted((REPOSITORY / "notebooks").glob("[0-9][0-9]_*.ipynb")):
+        line = next(line for line in text.splitlines() if line.strip().startswith(notebook.stem))
+        room = line.split()[-1].strip("/")
+        assert room in entries or f"{room}.py" in entries, notebook.stem
+
+
+def test_modules_and_functions_are_short():
+    for name, path in modules().items():
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= MOST_LINES, name
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = node.end_lineno - node.lineno + 1
+                assert lines <= MOST_OF_A_FUNCTION, f"{name}.{node.name}: {lines} lines"
+
+
+def test_a_room_of_several_files_only_re_exports():
+    for name, path in modules().items():
+        if name.endswith(".__init__"):
+            body = ast.parse(path.read_text(encoding="utf-8")).body
+            assert all(isinstance(node, ast.Import | ast.ImportFrom | ast.Expr)
+                       or (isinstance(node, ast.Assign) and node.targets[0].id == "__all__")
+                       for node in body), name
 
 
 def test_the_package_is_light_to_import():

@@ -23,12 +23,14 @@ from conftest import (
 )
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTForImageClassification
 
-from vlm_utils import hub
 from vlm_utils.architecture import count_parameters
 from vlm_utils.collate import collate_multi_image
+from vlm_utils.course import prefetch as prefetch_module
+from vlm_utils.course.prefetch import prefetch
 from vlm_utils.datasets import Sample, build_tasks, load_image_table
 from vlm_utils.loading import load_base_model, load_checkpoint
 from vlm_utils.profiles import get_profile
+from vlm_utils.sources.hub import PREFETCH, MissingFiles, damaged, fetch, in_cache, repositories
 from vlm_utils.training import TrainingSettings, encode_table, train
 
 FULL = get_profile("full")
@@ -83,11 +85,11 @@ def snapshot(cache, repository):
 
 def test_the_pinned_repositories():
     """The revisions of the issue this course was built from."""
-    assert [(r.repo_id, r.revision) for r in hub.repositories(FULL)[:2]] == [
+    assert [(r.repo_id, r.revision) for r in repositories(FULL)[:2]] == [
         ("google/vit-base-patch16-224", "3f49326eb077187dfe1c2a2bb15fbd74e6ab91e3"),
         ("HuggingFaceTB/SmolLM-135M", "1d461723eec654e65efdc40cf49301c89c0c92f4")]
     assert FULL.dataset.repo_id == "jxie/flickr8k"
-    assert hub.repositories(get_profile("tiny")) == []
+    assert repositories(get_profile("tiny")) == []
 
 
 def test_a_cached_model_is_joined_without_a_network_attempt(filled, attempts):
@@ -138,7 +140,7 @@ def test_the_full_profile_trains_a_step_saves_and_answers(filled, attempts, tmp_
 
 
 def test_prefetch_of_a_whole_cache_fetches_nothing(filled, attempts, capsys):
-    assert hub.prefetch(FULL) == 0
+    assert prefetch(FULL) == 0
     assert capsys.readouterr().out.count("in the cache") == 3
     assert attempts == []
 
@@ -146,7 +148,7 @@ def test_prefetch_of_a_whole_cache_fetches_nothing(filled, attempts, capsys):
 # --- without -----------------------------------------------------------------------------------
 
 def missing(call):
-    with pytest.raises(hub.MissingFiles) as caught:
+    with pytest.raises(MissingFiles) as caught:
         call()
     return str(caught.value)
 
@@ -160,7 +162,7 @@ def test_without_cache_and_network_one_message_names_all_that_is_missing(cache, 
     assert "HuggingFaceTB/SmolLM-135M (revision 1d461723eec6" in message
     assert "VLM_PROFILE=full python -m vlm_utils prefetch" in message
     message = missing(lambda: load_image_table(FULL, "train"))
-    assert "dataset jxie/flickr8k" in message and hub.PREFETCH in message
+    assert "dataset jxie/flickr8k" in message and PREFETCH in message
     assert bool(attempts) != offline
     assert [path for path in cache.rglob("*") if path.is_file()] == []
 
@@ -179,20 +181,20 @@ def test_what_is_cached_is_not_called_missing(filled, cache, attempts):
     (FULL.dataset, "data/test-00000-of-00001.parquet")])
 def test_a_download_that_was_cut_short_counts_as_missing(filled, cache, attempts, repository,
                                                          file):
-    assert hub.in_cache(repository) is not None
+    assert in_cache(repository) is not None
     (snapshot(cache, repository) / file).unlink()
-    assert hub.in_cache(repository) is None
-    assert repository.repo_id in missing(lambda: hub.fetch(repository))
+    assert in_cache(repository) is None
+    assert repository.repo_id in missing(lambda: fetch(repository))
 
 
 def test_one_of_several_files_of_a_split_is_not_the_split(filled, cache, attempts):
     data = snapshot(cache, FULL.dataset) / "data"
     (data / "train-00000-of-00001.parquet").rename(data / "train-00000-of-00002.parquet")
-    assert hub.in_cache(FULL.dataset) is None
+    assert in_cache(FULL.dataset) is None
 
 
 def test_prefetch_without_a_network_says_so(cache, attempts, capsys):
-    assert hub.prefetch(FULL) == 1
+    assert prefetch(FULL) == 1
     assert "google/vit-base-patch16-224: cannot be fetched" in capsys.readouterr().out
     assert [path for path in cache.rglob("*") if path.is_file()] == []
 
@@ -244,7 +246,7 @@ def fake_hub(filled, cache, tmp_path, monkeypatch):
 
 
 def test_prefetch_says_all_sizes_before_it_starts_and_then_fetches(fake_hub, capsys):
-    assert hub.prefetch(FULL) == 0
+    assert prefetch(FULL) == 0
     lines = capsys.readouterr().out.strip().split("\n")
     first = next(i for i, line in enumerate(lines) if line.startswith("[1/3]"))
     sizes = [int(re.search(r": (\d+) MB in \d+ files, 0 files are there", line)[1])
@@ -252,15 +254,15 @@ def test_prefetch_says_all_sizes_before_it_starts_and_then_fetches(fake_hub, cap
     assert first == 4 and re.match(r"\d+ MB to download into .*, where \d+ MB are free", lines[3])
     assert abs(sum(sizes) - int(lines[3].split()[0])) <= 2
     assert lines[-1] == "everything is there"
-    assert all(hub.in_cache(repository) for repository in hub.repositories(FULL))
+    assert all(in_cache(repository) for repository in repositories(FULL))
 
 
 def test_an_interrupted_prefetch_goes_on_where_it_stopped(fake_hub, capsys):
     fake_hub.breaks_after = 4
-    assert hub.prefetch(FULL) == 1
+    assert prefetch(FULL) == 1
     assert "it goes on where it stopped" in capsys.readouterr().out
     fake_hub.breaks_after = None
-    assert hub.prefetch(FULL) == 0
+    assert prefetch(FULL) == 0
     said = capsys.readouterr().out
     assert re.search(r"[1-9]\d* files are there|in the cache", said)
     per_repository = sum(len(list(r.glob("**/snapshots/*/**/*.*"))) for r in [fake_hub.remote])
@@ -270,26 +272,26 @@ def test_an_interrupted_prefetch_goes_on_where_it_stopped(fake_hub, capsys):
 def test_control_c_ends_a_prefetch_with_a_sentence(fake_hub, monkeypatch, capsys):
     def interrupt(*arguments):
         raise KeyboardInterrupt
-    monkeypatch.setattr(hub, "_download", interrupt)
-    assert hub.prefetch(FULL) == 1
+    monkeypatch.setattr(prefetch_module, "_download", interrupt)
+    assert prefetch(FULL) == 1
     assert capsys.readouterr().out.endswith("goes on where it stopped\n")
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_downloaded(fake_hub, monkeypatch,
                                                                        capsys):
-    monkeypatch.setattr(hub, "free_bytes", lambda folder: 1000)
-    assert hub.prefetch(FULL) == 1
+    monkeypatch.setattr(prefetch_module, "free_bytes", lambda folder: 1000)
+    assert prefetch(FULL) == 1
     assert "not enough: make room" in capsys.readouterr().out and fake_hub.copied == []
 
 
 def test_a_damaged_file_is_fetched_anew(fake_hub, cache, capsys):
-    assert hub.prefetch(FULL) == 0
+    assert prefetch(FULL) == 0
     weights = snapshot(cache, FULL.language_model) / "model.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    assert hub.damaged(weights.parent) == ["model.safetensors"]
+    assert damaged(weights.parent) == ["model.safetensors"]
     fake_hub.copied.clear()
-    assert hub.prefetch(FULL) == 0
+    assert prefetch(FULL) == 0
     assert "model.safetensors is damaged" in capsys.readouterr().out
     assert fake_hub.copied == ["model.safetensors"] and weights.read_bytes() == whole
 
@@ -297,14 +299,14 @@ def test_a_damaged_file_is_fetched_anew(fake_hub, cache, capsys):
 def test_a_folder_can_be_carried_to_a_machine_without_a_network(fake_hub, cache, tmp_path,
                                                                monkeypatch, attempts, capsys):
     stick = tmp_path / "stick"
-    assert hub.prefetch(FULL, stick) == 0
+    assert prefetch(FULL, stick) == 0
     assert f"set HF_HUB_CACHE to its copy of {stick}" in capsys.readouterr().out
     assert [path for path in cache.rglob("*") if path.is_file()] == []
     carried = tmp_path / "carried"
     shutil.copytree(stick, carried)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(carried))
-    assert hub.prefetch(FULL) == 0
-    assert all(carried in hub.fetch(each).parents for each in hub.repositories(FULL))
+    assert prefetch(FULL) == 0
+    assert all(carried in fetch(each).parents for each in repositories(FULL))
     assert len(load_image_table(FULL, "test")) == ROWS["test"]
     assert attempts == []
 
@@ -312,7 +314,7 @@ def test_a_folder_can_be_carried_to_a_machine_without_a_network(fake_hub, cache,
 def test_the_command_fetches_the_full_profile_unless_another_is_named(monkeypatch, tmp_path):
     from vlm_utils import __main__ as command
     asked = []
-    monkeypatch.setattr(hub, "prefetch", lambda *given: asked.append(given) or 0)
+    monkeypatch.setattr(prefetch_module, "prefetch", lambda *given: asked.append(given) or 0)
     monkeypatch.setattr("sys.argv", ["vlm_utils", "prefetch", "--folder", str(tmp_path)])
     assert command.main() == 0
     monkeypatch.setenv("VLM_PROFILE", "tiny")

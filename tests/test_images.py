@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from vlm_utils.datasets import build_tasks, load_image_table
-from vlm_utils.images import as_rgb, load_image_folder, open_image
 from vlm_utils.profiles import get_profile
+from vlm_utils.sources.images import as_rgb, load_image_folder, open_image
 
 RED, GREEN = (200, 30, 30), (30, 180, 60)
 

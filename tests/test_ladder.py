@@ -11,9 +11,10 @@ import pytest
 import torch
 from conftest import TOKENS
 
-from vlm_utils import ladder, plots
+from vlm_utils import plots
 from vlm_utils.architecture import MultiImageVLM
 from vlm_utils.datasets import build_tasks
+from vlm_utils.training import ladder
 
 NAMES = ["naive", "features once", "fewer tokens", "dynamic padding", "answer logits only",
          "bfloat16"]

@@ -13,7 +13,10 @@ import nbformat
 import pytest
 from conftest import REPOSITORY
 
-from vlm_utils import check_report, nbval_checks, notebooks
+from vlm_utils.course import conditions
+from vlm_utils.course.conditions import isolation
+from vlm_utils.course.report import CellRun, LessonRun, to_html
+from vlm_utils.course.runner import check_course
 
 TIMEOUT = 600       # of a cell, in seconds: what none of the broken notebooks may wait for
 LATE_KILL = """\
@@ -64,7 +67,7 @@ def write_notebook(path, sources, outputs=(), tags=()):
 def run_nbval(folder, *options, **environment):
     """Outcomes of a folder's notebooks, {notebook: [Cell, ...]}, what pytest wrote, its status."""
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "vlm_utils.nbval_checks", "--nbval-lax",
+        [sys.executable, "-m", "pytest", "-p", "vlm_utils.course.nbval_plugin", "--nbval-lax",
          "--nbval-current-env", f"--nbval-cell-timeout={TIMEOUT}", "-p", "no:cacheprovider",
          "--nbval-kernel-startup-timeout=300",
          f"--junit-xml={folder / 'check.xml'}", f"--lesson-html={folder / 'check.html'}",
@@ -212,7 +215,7 @@ def server():
 
 
 def test_a_lesson_reaches_no_network_unless_it_is_asked_for(tmp_path, server):
-    if not nbval_checks.isolation():
+    if not isolation():
         pytest.skip("this system allows no network namespace")
     write_notebook(tmp_path / "net.ipynb", [
         "import socket\nassert [name for _, name in socket.if_nameindex()] == ['lo']",
@@ -228,10 +231,10 @@ def test_a_lesson_reaches_no_network_unless_it_is_asked_for(tmp_path, server):
 
 
 def test_where_namespaces_are_not_allowed_the_kernel_runs_as_it_is(monkeypatch):
-    nbval_checks.isolation.cache_clear()
-    monkeypatch.setattr(nbval_checks.shutil, "which", lambda name: None)
-    assert nbval_checks.isolation() == ()
-    nbval_checks.isolation.cache_clear()
+    isolation.cache_clear()
+    monkeypatch.setattr(conditions.shutil, "which", lambda name: None)
+    assert isolation() == ()
+    isolation.cache_clear()
 
 
 # --- small parts -------------------------------------------------------------------------------
@@ -242,15 +245,15 @@ def test_a_kernel_that_cannot_start_is_one_failure(tmp_path):
     notebook.metadata["kernelspec"] = {"name": "no-such-kernel", "display_name": "?"}
     nbformat.write(notebook, tmp_path / "a.ipynb")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "vlm_utils.nbval_checks", "--nbval-lax", "-rs",
-         str(tmp_path)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        [sys.executable, "-m", "pytest", "-p", "vlm_utils.course.nbval_plugin", "--nbval-lax",
+         "-rs", str(tmp_path)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True, text=True)
     assert "1 failed, 1 skipped" in done.stdout
     assert "the kernel did not start: No such kernel" in done.stdout
 
 
 def test_the_plugin_is_loaded_for_every_run_in_the_repository(request):
-    assert request.config.pluginmanager.has_plugin("vlm_utils.nbval_checks")
+    assert request.config.pluginmanager.has_plugin("vlm_utils.course.nbval_plugin")
 
 
 @pytest.mark.parametrize("with_page", [True, False])
@@ -258,7 +261,7 @@ def test_the_table_comes_last_with_a_page_else_the_closing_line(tmp_path, with_p
     write_notebook(tmp_path / "short.ipynb", ["print(1)"])
     page = [f"--lesson-html={tmp_path / 'check.html'}"] if with_page else []
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "vlm_utils.nbval_checks", "--nbval-lax",
+        [sys.executable, "-m", "pytest", "-p", "vlm_utils.course.nbval_plugin", "--nbval-lax",
          "--nbval-current-env", "-p", "no:cacheprovider", *page, str(tmp_path)], cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
     lines = done.stdout.splitlines()
@@ -280,22 +283,22 @@ def test_make_check_runs_the_command(given, command):
 
 
 def test_rows_of_the_table_show_the_gpu_only_where_there_is_one():
-    lesson = check_report.LessonRun("x", [check_report.CellRun(1, "a", "ok", 2.0, 500.0, 0.0),
-                                          check_report.CellRun(2, "b", "ok", 3.0, 400.0, 0.0)])
+    lesson = LessonRun("x", [CellRun(1, "a", "ok", 2.0, 500.0, 0.0),
+                                          CellRun(2, "b", "ok", 3.0, 400.0, 0.0)])
     assert lesson.row() == ("x", "2", "5.0", "500", "-", "cell 2: 3.0 s", "ok")
     lesson.cells[1].gpu = 1234.5
     assert lesson.row()[4] == "1234"
 
 
 def test_a_page_shows_what_stands_in_a_cell_as_text():
-    cell = check_report.CellRun(1, "<script>", "failed", message="a < b")
-    page = check_report.to_html([check_report.LessonRun("x", [cell])])
+    cell = CellRun(1, "<script>", "failed", message="a < b")
+    page = to_html([LessonRun("x", [cell])])
     assert "&lt;script&gt;" in page and "failed: a &lt; b" in page and "<script>" not in page
 
 
 def test_a_lesson_that_is_not_there_is_not_silently_left_out():
     with pytest.raises(ValueError, match="no lesson '99': there are .*03_collate"):
-        notebooks.check_course(REPOSITORY / "notebooks", REPOSITORY / "build", ["99"])
+        check_course(REPOSITORY / "notebooks", REPOSITORY / "build", ["99"])
 
 
 def test_check_runs_the_chosen_lessons_and_leaves_a_page_and_a_junit_file(tmp_path):
@@ -303,6 +306,6 @@ def test_check_runs_the_chosen_lessons_and_leaves_a_page_and_a_junit_file(tmp_pa
     folder.mkdir()
     write_notebook(folder / "01_one.ipynb", ["1"])
     write_notebook(folder / "02_two.ipynb", ["1 / 0"])
-    assert notebooks.check_course(folder, tmp_path / "out", ["01"]) == 0
+    assert check_course(folder, tmp_path / "out", ["01"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"check.html", "check.xml"}
-    assert notebooks.check_course(folder, tmp_path / "out") != 0
+    assert check_course(folder, tmp_path / "out") != 0

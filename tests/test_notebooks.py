@@ -6,11 +6,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from vlm_utils import notebook_files, notebooks
-from vlm_utils.notebook_files import faults
+from vlm_utils.course.cells import lessons, marked_source, strip_progress, to_html
+from vlm_utils.course.lint import broken_links, faults, repeated_numbers
+from vlm_utils.course.runner import run_lesson
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
-LESSONS = notebooks.lessons(FOLDER)
+LESSONS = lessons(FOLDER)
 NAMES = ["01_architecture", "02_datasets", "03_collate", "04_training", "05_evaluation",
          "06_memory_cleanup"]
 
@@ -23,11 +24,11 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_the_six_lessons_are_there_and_each_has_its_module():
+def test_the_six_lessons_are_there_and_each_has_its_room():
     assert [path.stem for path in LESSONS] == NAMES
     for name in NAMES:
-        module = "memory" if name.startswith("06") else name[3:]
-        assert (FOLDER.parent / "vlm_utils" / f"{module}.py").is_file()
+        room = FOLDER.parent / "vlm_utils" / ("memory" if name.startswith("06") else name[3:])
+        assert (room / "__init__.py").is_file() or room.with_suffix(".py").is_file()
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
@@ -148,14 +149,14 @@ def test_what_is_no_fault_is_not_called_one(tmp_path):
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "instructors.md",
                                   "data/README.md"])
 def test_links_of_the_pages_beside_the_lessons_resolve(page):
-    assert notebook_files.broken_links(FOLDER.parent / page) == []
+    assert broken_links(FOLDER.parent / page) == []
 
 
 def test_a_link_to_a_heading_of_a_page_is_followed(tmp_path):
     (tmp_path / "a.md").write_text("# One title\n## What is *it*, then?\n[x](#one-title) "
                                    "[y](#what-is-it-then) [z](b.md#gone) [w](#gone)")
     (tmp_path / "b.md").write_text("# B")
-    assert notebook_files.broken_links(tmp_path / "a.md") == [
+    assert broken_links(tmp_path / "a.md") == [
         "a link to b.md#gone, but b.md has no such heading",
         "a link to #gone, but a.md has no such heading"]
 
@@ -165,7 +166,7 @@ def test_numbers_are_compared_by_their_value():
         notebook = nbformat.v4.new_notebook(cells=[
             nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("x", outputs=[
                 nbformat.v4.new_output("execute_result", {"text/plain": printed})])])
-        return notebook_files.repeated_numbers(notebook)
+        return repeated_numbers(notebook)
     assert repeated("98% of 14,330, that is 12.50.", "0.98\n14330\n12.5") == [
         "98%", "14,330", "12.50"]
     assert repeated("98% of 14,330", "98, 1433, 14.33, x14330, 14330-1") == []
@@ -180,13 +181,13 @@ def test_progress_is_stripped_and_other_output_kept():
             "application/vnd.jupyter.widget-view+json": {"model_id": "1"},
             "text/plain": "  0%|          | 0/6 [00:00<?, ?step/s]"})])
     notebook = nbformat.v4.new_notebook(cells=[cell])
-    notebooks.strip_progress(notebook)
+    strip_progress(notebook)
     assert [out.text for out in cell.outputs] == ["kept: 100%"]
 
 
 def test_a_marked_cell_names_a_definition_that_is_there():
     with pytest.raises(ValueError, match="defines no nothing"):
-        notebooks.marked_source("# %load -s nothing ../vlm_utils/collate.py", FOLDER)
+        marked_source("# %load -s nothing ../vlm_utils/collate.py", FOLDER)
 
 
 def test_a_lesson_that_fails_is_reported_with_its_cell(tmp_path):
@@ -194,11 +195,11 @@ def test_a_lesson_that_fails_is_reported_with_its_cell(tmp_path):
         nbformat.v4.new_code_cell("x = 1"), nbformat.v4.new_code_cell("1 / 0")])
     path = tmp_path / "01_broken.ipynb"
     nbformat.write(notebook, path)
-    result = notebooks.run_lesson(path, tmp_path)
+    result = run_lesson(path, tmp_path)
     assert result.error.startswith("cell 1: ZeroDivisionError")
     assert (tmp_path / "01_broken.html").is_file()
 
 
 def test_html_keeps_the_alternative_text(tmp_path):
-    html = notebooks.to_html(read(FOLDER / "01_architecture.ipynb"))
+    html = to_html(read(FOLDER / "01_architecture.ipynb"))
     assert 'alt="Three images of the test split, side by side."' in html

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from vlm_utils.processor import IMAGE_TOKEN, MultiImageProcessor, add_special_tokens
+from vlm_utils.architecture import IMAGE_TOKEN, MultiImageProcessor, add_special_tokens
 
 I = IMAGE_TOKEN  # noqa: E741
 PROMPT = f"See {I} and {I}: what changed?"

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_utils import tasks, tiny_earth
-from vlm_utils.tasks import Truth
+from vlm_utils import tiny_earth
+from vlm_utils.architecture import IMAGE_TOKEN, identifier
+from vlm_utils.datasets import MOST_ASKED, SIZES, TASKS, Truth
+from vlm_utils.evaluation import is_answer
 from vlm_utils.tiny_earth import Scene
 
 seeds = st.integers(0, 2 ** 32)
@@ -17,7 +19,7 @@ seeds = st.integers(0, 2 ** 32)
 
 def draw(task, truth, num_images, count, seed=0):
     rng = np.random.default_rng(seed)
-    return [tasks.TASKS[task](truth, rng, num_images) for _ in range(count)]
+    return [TASKS[task](truth, rng, num_images) for _ in range(count)]
 
 
 def named(text):
@@ -46,7 +48,7 @@ def test_a_recipe_has_a_placeholder_for_each_of_its_images(earth_truth, name, se
     assert recipe.prompt.count("<image>") == len(recipe.rows) == int(number)
     assert len(set(recipe.rows)) == len(recipe.rows)
     assert all(1 <= k <= len(recipe.rows) for k in named(recipe.prompt + recipe.answer))
-    assert tasks.is_answer(task, recipe.answer, like=recipe.answer)
+    assert is_answer(task, recipe.answer, like=recipe.answer)
 
 
 @pytest.mark.parametrize("task", ["compare", "sequence"])
@@ -54,7 +56,7 @@ def test_a_recipe_has_a_placeholder_for_each_of_its_images(earth_truth, name, se
                                   "Nothing changed. Nothing changes."])
 def test_a_text_of_another_form_is_no_answer(earth_truth, task, text):
     like = draw(task, earth_truth, 2, 1)[0].answer
-    assert not tasks.is_answer(task, text, like=like)
+    assert not is_answer(task, text, like=like)
 
 
 # --- select ------------------------------------------------------------------------------------
@@ -195,7 +197,7 @@ def test_cover_asks_for_the_cover_of_the_image_that_it_names(earth_truth):
     for recipe in draw("cover", earth_truth, 3, 60):
         k, = named(recipe.prompt)
         assert recipe.answer == f"{earth_truth.scenes[recipe.rows[k - 1]].cover.capitalize()}."
-        orders.add([piece != "" for piece in recipe.prompt.split(tasks.IMAGE_TOKEN)].index(True))
+        orders.add([piece != "" for piece in recipe.prompt.split(IMAGE_TOKEN)].index(True))
     assert {0, 3} <= orders  # the text before the images, and after them
 
 
@@ -204,12 +206,12 @@ def test_each_answers_for_every_image_that_it_names(earth_truth):
     for recipe in draw("each", earth_truth, 5, 200):
         names = named(recipe.prompt)
         parts = recipe.answer.removesuffix(".").split(", ")
-        assert 2 <= len(names) <= tasks.MOST_ASKED
+        assert 2 <= len(names) <= MOST_ASKED
         assert names == [named(part)[0] for part in parts]      # in the order of the question
         asked.add(len(names))
         for k, part in zip(names, parts, strict=True):
             scene = earth_truth.scenes[recipe.rows[k - 1]]
-            said = part.removeprefix(tasks.identifier(k) + " ")
+            said = part.removeprefix(identifier(k) + " ")
             at = {tiny_earth.where(f.place): f.kind for f in scene.features}
             place = next((w for w in map(tiny_earth.where, tiny_earth.PLACES)
                           if w in recipe.prompt), None)
@@ -223,7 +225,7 @@ def test_each_answers_for_every_image_that_it_names(earth_truth):
             elif "Where" in recipe.prompt:
                 assert tiny_earth.where(kind.place).endswith(said)
             else:
-                assert said == tasks.SIZES[kind.size][:-1].lower()
+                assert said == SIZES[kind.size][:-1].lower()
             found[said in ("nothing", "nowhere", "none")] += 1
     assert asked == {2, 3, 4}
     assert min(found.values()) > 0.2 * sum(found.values())  # neither answer is the likely one
@@ -241,7 +243,7 @@ def test_an_inventory_lists_the_image_that_it_names_with_sizes(earth_truth):
         assert tiny_earth.facts(recipe.answer.replace(":", " with")) == \
             tiny_earth.scene_facts(scene)
         for feature in scene.features:
-            assert f"{tasks.SIZES[feature.size][:-1].lower()} {feature.kind} " in recipe.answer
+            assert f"{SIZES[feature.size][:-1].lower()} {feature.kind} " in recipe.answer
 
 
 # --- captions alone, as Flickr8k has them ------------------------------------------------------

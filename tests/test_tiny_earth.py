@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlm_utils import tiny_earth
+from vlm_utils.profiles import data_folder
 from vlm_utils.tiny_earth import Feature, Scene
 
 SPLITS = ("train", "validation", "test")
@@ -391,7 +392,7 @@ def test_frames_as_rows(tables):
 
 
 def test_the_data_stay_small():
-    files = (tiny_earth.data_folder() / "tiny_earth").rglob("*")
+    files = (data_folder() / "tiny_earth").rglob("*")
     assert sum(file.stat().st_size for file in files if file.is_file()) <= 15.5e6
 
 
@@ -402,7 +403,7 @@ def test_loading_needs_no_network_and_writes_nothing_beside_the_data(monkeypatch
     def look():
         return sorted((str(f), f.stat().st_mtime_ns) for f in folder.rglob("*"))
 
-    folder = tiny_earth.data_folder()
+    folder = data_folder()
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
@@ -419,7 +420,7 @@ def test_missing_data_are_named(monkeypatch, tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}.*python -m vlm_utils.tiny_earth"):
         tiny_earth.load_scenes("train")
     (tmp_path / "tiny_earth").mkdir()
-    assert tiny_earth.data_folder() == tmp_path
+    assert data_folder() == tmp_path
     with pytest.raises(FileNotFoundError, match="train.parquet.*python -m vlm_utils.tiny_earth"):
         tiny_earth.load_scenes("train")
 

@@ -9,9 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from vlm_utils import training
 from vlm_utils.architecture import MultiImageVLM
-from vlm_utils.datasets import TaskDataset, build_tasks, load_image_table
+from vlm_utils.datasets import Recipe, TaskDataset, build_tasks, load_image_table
 from vlm_utils.loading import (
     find_trained_model,
     lesson_checkpoint,
@@ -19,8 +18,15 @@ from vlm_utils.loading import (
     recover_checkpoint,
 )
 from vlm_utils.profiles import get_profile, output_folder
-from vlm_utils.tasks import Recipe
-from vlm_utils.training import TrainingSettings, encode_table, parameter_groups, train
+from vlm_utils.training import (
+    TrainingSettings,
+    answer_weights,
+    encode_table,
+    loop,
+    make_optimizer,
+    parameter_groups,
+    train,
+)
 
 SETTINGS = TrainingSettings(steps=12, batch_size=8, learning_rate=3e-3, warmup_steps=2)
 MIXTURE = {"select 2": 12, "compare 2": 8, "sequence 2-4": 8}   # 28 samples: 3 batches an epoch
@@ -314,7 +320,7 @@ def test_a_crash_while_writing_leaves_the_last_checkpoint_whole(make_model, data
     with pytest.raises(OSError, match="no space"):
         train(make_model(), dataset, processor, settings, tmp_path / "run", on_step=break_disk)
     monkeypatch.undo()
-    monkeypatch.setattr(training, "get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(loop, "get_device", lambda: torch.device("cpu"))
     model, processor = load_checkpoint(tmp_path / "run")
     resumed = losses(model, dataset, processor, settings, folder=tmp_path / "run", resume=True)
     assert resumed == pytest.approx(whole, rel=1e-6)
@@ -332,7 +338,7 @@ def test_a_crash_between_the_two_renames_is_put_right(tmp_path):
 
 def test_muon_moves_the_matrices_and_adamw_the_rest(make_model):
     model = make_model()
-    muon, adamw = training.make_optimizer(model, replace(SETTINGS, optimizer="muon")).parts
+    muon, adamw = make_optimizer(model, replace(SETTINGS, optimizer="muon")).parts
     embeddings = model.get_input_embeddings().weight
     matrices = [p for group in muon.param_groups for p in group["params"]]
     others = [p for group in adamw.param_groups for p in group["params"]]
@@ -346,8 +352,8 @@ def test_muon_moves_the_matrices_and_adamw_the_rest(make_model):
 
 def test_one_schedule_drives_both_optimizers_also_after_a_state_was_put_back(make_model):
     settings = replace(SETTINGS, optimizer="muon")
-    first = training.make_optimizer(make_model(), settings)
-    second = training.make_optimizer(make_model(), settings)
+    first = make_optimizer(make_model(), settings)
+    second = make_optimizer(make_model(), settings)
     second.load_state_dict(first.state_dict())
     schedule = torch.optim.lr_scheduler.LambdaLR(second, lambda step: 0.5 ** step)
     second.step()
@@ -360,7 +366,7 @@ def test_adafactor_keeps_a_small_part_of_what_adamw_keeps(make_model):
     def kept(name):
         settings = replace(SETTINGS, optimizer=name)
         model = make_model()
-        optimizer = training.make_optimizer(model, settings)
+        optimizer = make_optimizer(model, settings)
         for p in model.parameters():
             p.grad = torch.ones_like(p) if p.requires_grad else None
         optimizer.step()
@@ -378,17 +384,17 @@ def test_adafactor_learns(make_model, dataset, processor):
 
 def test_an_unknown_optimizer_is_refused(make_model):
     with pytest.raises(ValueError, match="'sgd'"):
-        training.make_optimizer(make_model(), replace(SETTINGS, optimizer="sgd"))
+        make_optimizer(make_model(), replace(SETTINGS, optimizer="sgd"))
 
 
 def test_each_sample_counts_the_same_whatever_the_length_of_its_answer():
     labels = torch.tensor([[-100, 5, 6, -100, -100], [-100, 1, 2, 3, 4], [-100] * 5])
-    shares = training.answer_weights(labels, "samples")
+    shares = answer_weights(labels, "samples")
     assert shares.sum(dim=1).tolist() == [1, 1, 0]
     assert shares[0].tolist() == [0, 0.5, 0.5, 0, 0]
-    assert training.answer_weights(labels, "tokens").sum(dim=1).tolist() == [2, 4, 0]
+    assert answer_weights(labels, "tokens").sum(dim=1).tolist() == [2, 4, 0]
     with pytest.raises(ValueError, match="'words'"):
-        training.answer_weights(labels, "words")
+        answer_weights(labels, "words")
 
 
 @pytest.mark.parametrize("average", ["samples", "tokens"])
@@ -401,7 +407,7 @@ def test_accumulated_batches_have_the_gradient_of_one_large_batch(make_model, da
     for settings in (large, replace(large, batch_size=2, accumulation=4)):
         model = make_model()
         seen = {}
-        monkeypatch.setattr(training, "make_optimizer",
+        monkeypatch.setattr(loop, "make_optimizer",
                             lambda model, settings, seen=seen: keep_gradients(model, seen))
         train(model, dataset, processor, settings)
         gradients.append(seen)

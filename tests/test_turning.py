@@ -8,9 +8,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from vlm_utils.datasets import add_turns
-from vlm_utils.tiny_earth import PLACES, Feature, Scene, sample_scene
-from vlm_utils.turning import turn_image, turn_scene, turn_tensor
-from vlm_utils.vision_pretraining import augment, scene_labels, turn_labels
+from vlm_utils.making.vision_pretraining import augment, scene_labels, turn_labels
+from vlm_utils.tiny_earth import (
+    PLACES,
+    Feature,
+    Scene,
+    sample_scene,
+)
+from vlm_utils.tiny_earth.turning import turn_image, turn_scene, turn_tensor
 
 TURNS = range(8)
 scenes = st.integers(0, 10_000).map(lambda seed: sample_scene(np.random.default_rng(seed)))

@@ -1,3 +1,18 @@
-"""Helpers of a course that builds a multi-image vision-language model, one module a lesson."""
+"""Helpers of a course that builds a multi-image vision-language model.
+
+Each lesson has a room of its name:
+
+    01_architecture      architecture/
+    02_datasets          datasets/
+    03_collate           collate
+    04_training          training/
+    05_evaluation        evaluation/
+    06_memory_cleanup    memory
+
+What several lessons import stands beside them: profiles, loading, answering, plots, widgets. What
+only instructors and authors need is in folders named for what it is: check/ (verdicts on the
+exercises), course/ (running and checking lessons), tiny_earth/ (the embedded world), sources/
+(images and models from files and the hub), making/ (how data/ was made).
+"""
 
 __version__ = "0.1.0"

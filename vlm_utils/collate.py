@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from vlm_utils.architecture import IMAGE_TOKEN, MultiImageProcessor
 from vlm_utils.datasets import IGNORED, Sample, TaskDataset, encode_sample
-from vlm_utils.processor import IMAGE_TOKEN, MultiImageProcessor
 
 
 def collate_multi_image(samples: Sequence[Sample], processor: MultiImageProcessor,

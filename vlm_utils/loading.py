@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlm_utils import hub
-from vlm_utils.architecture import MultiImageVLM
-from vlm_utils.processor import MultiImageProcessor, add_special_tokens
-from vlm_utils.profiles import Profile, get_device, output_folder
-from vlm_utils.tiny_earth import data_folder
+from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM, add_special_tokens
+from vlm_utils.profiles import Profile, data_folder, get_device, output_folder
+from vlm_utils.sources.hub import fetch_all
 
 
 def load_base_model(profile: Profile, **settings) -> tuple[MultiImageVLM, MultiImageProcessor]:
     """The model a profile starts from, its vision encoder frozen, on the best device.
 
     settings: of MultiImageProcessor, as layout="prepended".
-    Raises hub.MissingFiles where the full profile's parts are neither cached nor to be had.
+    Raises MissingFiles where the full profile's parts are neither cached nor to be had.
     """
     if profile.base_model is not None:
         return load_checkpoint(data_folder() / profile.base_model, **settings)
@@ -66,7 +64,7 @@ def _join_parts(profile: Profile, **settings) -> tuple[MultiImageVLM, MultiImage
     """A pretrained ViT and a pretrained language model, with a new projector between them."""
     from transformers import AutoTokenizer, LlamaForCausalLM, ViTImageProcessorPil, ViTModel
     # Fetched before anything is built: what is missing is said first, and all of it.
-    vision_folder, text_folder = hub.fetch_all([profile.vision_encoder, profile.language_model])
+    vision_folder, text_folder = fetch_all([profile.vision_encoder, profile.language_model])
     tokenizer = AutoTokenizer.from_pretrained(text_folder)
     add_special_tokens(tokenizer, profile.max_images)
     vision_encoder = ViTModel.from_pretrained(vision_folder, add_pooling_layer=False)

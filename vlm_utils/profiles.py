@@ -131,6 +131,24 @@ def output_folder() -> Path:
     return folder
 
 
+def data_folder() -> Path:
+    """The folder that holds `tiny_earth/`: $VLM_DATA if set, else the one that came with the code.
+
+    Raises FileNotFoundError naming the folders tried and the command that rebuilds the data.
+    """
+    package = Path(__file__).resolve().parent
+    if os.environ.get("VLM_DATA"):
+        tried = [Path(os.environ["VLM_DATA"])]
+    else:
+        tried = [package.parent / "data", package / "_data"]
+    for folder in tried:
+        if (folder / "tiny_earth").is_dir():
+            return folder
+    places = " nor in ".join(str(folder) for folder in tried)
+    raise FileNotFoundError(f"no tiny_earth folder in {places}; rebuild it with: "
+                            "python -m vlm_utils.tiny_earth")
+
+
 def announce(profile: Profile) -> None:
     """Print which profile runs, on which images and on which device."""
     images = image_folder()

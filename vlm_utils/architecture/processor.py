@@ -1,0 +1,161 @@
+"""From images and text to tensors: where placeholders and identifiers go (lesson 01).
+
+The prompt holds `<image>` where an image goes and `<image_k>` where the text names image k.
+After TEOChat (Irvin et al. 2024), each image's tokens are followed by its identifier:
+`[image 1 tokens] <image_1> [image 2 tokens] <image_2> What changed?`
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+IMAGE_TOKEN = "<image>"
+LAYOUTS = ("interleaved", "prepended")
+IDENTIFIERS = ("after", "before", "none")
+_FILE = "multi_image_processor.json"
+_IDENTIFIER = re.compile(r"<image_(\d+)>")
+
+
+def identifier(k: int) -> str:
+    """The token that names image k, counted from 1."""
+    return f"<image_{k}>"
+
+
+def special_tokens(max_images: int) -> list[str]:
+    """The tokens that a language model's tokenizer must learn: placeholder and identifiers."""
+    return [IMAGE_TOKEN] + [identifier(k) for k in range(1, max_images + 1)]
+
+
+class MultiImageProcessor:
+    """Tokenizer and image processor, and the layout that joins them.
+
+    layout: "interleaved" leaves each image where the prompt puts it; "prepended" moves all of
+    them to the front. identifiers: name each image "after" it, "before" it, or not at all.
+    tokens_per_image: placeholders that one image takes. max_length: tokens the model can hold.
+    """
+
+    def __init__(self, tokenizer, image_processor, tokens_per_image: int, max_images: int = 8,
+                 layout: str = "interleaved", identifiers: str = "after", max_length: int = 2048):
+        if layout not in LAYOUTS:
+            raise ValueError(f"layout is one of {LAYOUTS}, not {layout!r}")
+        if identifiers not in IDENTIFIERS:
+            raise ValueError(f"identifiers is one of {IDENTIFIERS}, not {identifiers!r}")
+        missing = [t for t in special_tokens(max_images) if t not in tokenizer.get_vocab()]
+        if missing:
+            raise ValueError(f"the tokenizer lacks {missing}: add them with "
+                             "tokenizer.add_special_tokens and resize the embeddings")
+        self.tokenizer, self.image_processor = tokenizer, image_processor
+        self.tokens_per_image, self.max_images = tokens_per_image, max_images
+        self.layout, self.identifiers, self.max_length = layout, identifiers, max_length
+
+    def lay_out(self, prompt: str, num_images: int) -> str:
+        """The prompt as the model reads it: each `<image>` as placeholders and identifier.
+
+        Raises ValueError for an empty prompt, too many images, a count of `<image>` that differs
+        from num_images, or a name `<image_k>` of an image that is not there.
+        """
+        pieces = prompt.split(IMAGE_TOKEN)
+        if not "".join(pieces).strip():
+            raise ValueError("the prompt is empty: write a question or an instruction")
+        if len(pieces) - 1 != num_images:
+            raise ValueError(f"the prompt has {len(pieces) - 1} {IMAGE_TOKEN} placeholders and "
+                             f"{num_images} images were given: write one for each image")
+        if num_images > self.max_images:
+            raise ValueError(f"{num_images} images were given and the model has names for "
+                             f"{self.max_images}: <image_1> to {identifier(self.max_images)}")
+        absent = [k for k in map(int, _IDENTIFIER.findall(prompt)) if not 1 <= k <= num_images]
+        if absent:
+            raise ValueError(f"the prompt names {identifier(absent[0])} and "
+                             f"{num_images} images were given")
+        blocks = [self._image_block(k) for k in range(1, num_images + 1)]
+        if self.layout == "prepended":
+            return "".join(blocks) + "".join(pieces)
+        return pieces[0] + "".join(b + piece for b, piece in zip(blocks, pieces[1:], strict=True))
+
+    def encode_prompt(self, prompt: str, num_images: int) -> list[int]:
+        """Token ids of the laid out prompt, closed by a line break."""
+        return self.tokenizer(self.lay_out(prompt, num_images) + "\n",
+                              add_special_tokens=False)["input_ids"]
+
+    def encode_answer(self, answer: str) -> list[int]:
+        """Token ids of the answer and the end-of-sequence token.
+
+        Tokenised apart from the prompt: joined, the last letters of one and the first of the
+        other could fuse into a token, and generation would start from a prompt never trained.
+        """
+        ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
+        return ids + [self.tokenizer.eos_token_id]
+
+    def check_length(self, length: int) -> None:
+        """Raise ValueError where a sample is longer than the model can hold: nothing is cut."""
+        if length > self.max_length:
+            raise ValueError(f"the sample is {length} tokens long, {length - self.max_length} "
+                             f"more than the {self.max_length} the model can hold: use fewer "
+                             "images or fewer tokens per image")
+
+    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
+        """PIL images of any mode and size -> (num_images, 3, height, width), normalised."""
+        if not images:
+            raise ValueError("no image was given")
+        for position, image in enumerate(images, start=1):
+            if not isinstance(image, Image.Image):
+                raise ValueError(f"image {position} is a {type(image).__name__}, not a PIL "
+                                 "image: open files with vlm_utils.images.open_image")
+        rgb = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
+        return self.image_processor(rgb, return_tensors="pt")["pixel_values"]
+
+    def decode(self, ids) -> str:
+        """Text of token ids, up to the end-of-sequence token; identifiers stay, padding goes."""
+        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        eos, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        if eos in ids:
+            ids = ids[:ids.index(eos)]
+        return self.tokenizer.decode([i for i in ids if i != pad]).strip()
+
+    @property
+    def image_token_id(self) -> int:
+        return self.tokenizer.convert_tokens_to_ids(IMAGE_TOKEN)
+
+    @property
+    def pad_token_id(self) -> int:
+        """The padding token, or where a tokenizer has none, the end-of-sequence token."""
+        pad = self.tokenizer.pad_token_id
+        return self.tokenizer.eos_token_id if pad is None else pad
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+        settings = {name: getattr(self, name) for name in (
+            "tokens_per_image", "max_images", "layout", "identifiers", "max_length")}
+        (folder / _FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, **changes) -> MultiImageProcessor:
+        """Read what save_pretrained wrote. changes: settings to use instead of the saved ones."""
+        from transformers import AutoTokenizer, ViTImageProcessorPil
+        folder = Path(folder)
+        settings = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        return cls(AutoTokenizer.from_pretrained(folder),
+                   ViTImageProcessorPil.from_pretrained(folder), **(settings | changes))
+
+    def _image_block(self, k: int) -> str:
+        placeholders = IMAGE_TOKEN * self.tokens_per_image
+        if self.identifiers == "after":
+            return placeholders + identifier(k)
+        if self.identifiers == "before":
+            return identifier(k) + placeholders
+        return placeholders
+
+
+def add_special_tokens(tokenizer, max_images: int) -> int:
+    """Teach a tokenizer the placeholder and identifiers; returns how many were new."""
+    return tokenizer.add_special_tokens(
+        {"additional_special_tokens": special_tokens(max_images)},
+        replace_extra_special_tokens=False)

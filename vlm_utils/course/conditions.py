@@ -1,0 +1,47 @@
+"""How lessons are checked: with or without a network, their outputs compared or not."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from functools import cache
+
+from vlm_utils import profiles
+
+
+@cache
+def isolation() -> tuple[str, ...]:
+    """The command in front of a kernel's that takes its network away; empty where none may.
+
+    A new network namespace has no interface but a loopback that is down. Linux gives one to the
+    superuser, and on most systems to everybody who makes a user namespace with it.
+    """
+    if shutil.which("unshare") is None:
+        return ()
+    for options in (("--net",), ("--user", "--map-current-user", "--net"),
+                    ("--user", "--map-root-user", "--net")):
+        tried = subprocess.run(["unshare", *options, "true"], capture_output=True, check=False)
+        if tried.returncode == 0:
+            return ("unshare", *options)
+    return ()
+
+
+def stored_outputs_are_meant() -> bool:
+    """Outputs are stored for the tiny profile with TinyEarth's images, and for nothing else."""
+    return profiles.get_profile().name == "tiny" and not os.environ.get("VLM_IMAGES")
+
+
+def network_note(config) -> str:
+    """Whether the lessons had a network, and whether outputs were compared."""
+    from vlm_utils import profiles
+    if config.option.lesson_network:
+        network = "The network was not cut off, as was asked."
+    elif isolation():
+        network = "The network was cut off."
+    else:
+        network = "The network was not cut off: this system does not allow it."
+    if stored_outputs_are_meant():
+        return network
+    return (f"{network} Stored outputs, which are the tiny profile's, were not compared "
+            f"(profile {profiles.get_profile().name}).")

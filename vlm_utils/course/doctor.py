@@ -1,0 +1,225 @@
+"""`python -m vlm_utils doctor`: is everything here that the lessons need, and if not, what to do?
+
+One line for each thing looked at. "ok"; "note": the lessons run, but look; "MISSING": they do not.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+from vlm_utils import profiles
+from vlm_utils.course.prefetch import cache_folder, free_bytes
+from vlm_utils.profiles import Profile
+from vlm_utils.sources.hub import PREFETCH, damaged, in_cache, repositories
+
+ROOT = Path(__file__).resolve().parents[2]
+PYTHON = (3, 10)
+GIGABYTE = 1_000_000_000
+# What a whole course writes (features, checkpoints, the data sets' cache), and what it holds in
+# memory at most: generous, because too little shows only in lesson 04.
+DISK = {"tiny": 3, "full": 15}
+MEMORY = {"tiny": 2.5, "full": 8}
+_INSTALL = "python -m pip install --constraint constraints.txt --editable '.[test]'"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """level: "ok", "note" or "MISSING". text: what was found; where it is not ok, what to do."""
+
+    name: str
+    level: str
+    text: str
+
+
+def examine(profile: Profile) -> int:
+    """Print a line for each finding; 1 where the profile lacks something that it needs, else 0."""
+    missing = 0
+    for finding in findings(profile):
+        print(f"{finding.level:8} {finding.name:20} {finding.text}", flush=True)
+        missing += finding.level == "MISSING"
+    print(f"profile {profile.name}: " + (f"{missing} missing" if missing else "ready"))
+    return int(missing > 0)
+
+
+def findings(profile: Profile) -> Iterator[Finding]:
+    """All of them, in the order in which they should be put right."""
+    yield python()
+    yield packages()
+    yield kernel()
+    yield device(profile)
+    yield memory(profile)
+    yield from write_access()
+    yield disk(profile)
+    yield embedded_files()
+    yield hub_cache()
+    for repository in repositories(profiles.get_profile("full")):
+        yield hub_files(repository, needed=repository in repositories(profile))
+
+
+def python(version: tuple = sys.version_info) -> Finding:
+    text = ".".join(map(str, version[:3]))
+    if tuple(version[:2]) < PYTHON:
+        return Finding("python", "MISSING", f"{text}: install Python 3.10 or newer")
+    return Finding("python", "ok", text)
+
+
+def packages() -> Finding:
+    """What the course depends on, against the versions it was tested with."""
+    absent = [name for name in _dependencies() if _version(name) is None]
+    if absent:
+        return Finding("packages", "MISSING",
+                       f"not installed: {', '.join(absent)}; run: {_INSTALL}")
+    constraints = ROOT / "constraints.txt"
+    if not constraints.is_file():
+        return Finding("packages", "note", "all installed; the tested versions stand in the "
+                                           "repository's constraints.txt, which is not here")
+    lines = constraints.read_text(encoding="utf-8").split()
+    pinned = dict(line.split("==") for line in lines if "==" in line)
+    other = [f"{name} {found} ({wanted})" for name, wanted in pinned.items()
+             if (found := _version(name)) is not None and found.split("+")[0] != wanted]
+    if other:
+        shown = ", ".join(other[:5]) + (f" and {len(other) - 5} more" if len(other) > 5 else "")
+        return Finding("packages", "note",
+                       f"other versions than the tested ones: {shown}; run: {_INSTALL}")
+    return Finding("packages", "ok", f"{len(pinned)} as in constraints.txt")
+
+
+def kernel() -> Finding:
+    """Notebooks name the kernel "python3": it may be that of another environment."""
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+    try:
+        command = KernelSpecManager().get_kernel_spec("python3").argv[0]
+    except NoSuchKernel:
+        return Finding("jupyter kernel", "MISSING", "none is called python3; run: python -m "
+                       "ipykernel install --sys-prefix")
+    # Not resolved: the Python of a virtual environment is a link to the one it was made from.
+    if Path(command).is_absolute() and Path(command).parent != Path(sys.executable).parent:
+        return Finding("jupyter kernel", "note", f"python3 starts {command}, not this Python; run: "
+                       "python -m ipykernel install --sys-prefix")
+    return Finding("jupyter kernel", "ok", "python3 is this Python")
+
+
+def device(profile: Profile) -> Finding:
+    try:
+        import torch
+        kind = profiles.get_device().type
+    except Exception as error:      # a broken installation raises what it likes
+        return Finding("device", "MISSING", f"torch does not work ({type(error).__name__}: "
+                       f"{error}); run: {_INSTALL}")
+    if kind == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        text = (f"{torch.cuda.get_device_name()}, {free / GIGABYTE:.1f} of "
+                f"{total / GIGABYTE:.1f} GB free")
+        return Finding("device", "ok", text)
+    if kind == "mps" or profile.name == "tiny":
+        return Finding("device", "ok", f"{kind}, {torch.get_num_threads()} threads")
+    return Finding("device", "note", "no GPU: the full profile's lesson 04 will take very long")
+
+
+def memory(profile: Profile) -> Finding:
+    import psutil
+    free = psutil.virtual_memory().available / GIGABYTE
+    total = psutil.virtual_memory().total / GIGABYTE
+    text, wanted = f"{free:.1f} of {total:.1f} GB free", MEMORY[profile.name]
+    if free < wanted:
+        return Finding("memory", "note", f"{text}: close other programs, lesson 04 may take "
+                                         f"up to {wanted} GB")
+    return Finding("memory", "ok", text)
+
+
+def write_access() -> Iterator[Finding]:
+    """Where lessons write, and where the `datasets` library keeps what it has prepared."""
+    from datasets import config
+    for name, make, setting in (("build folder", profiles.output_folder, "VLM_OUTPUT"),
+                                ("data sets' cache", lambda: Path(config.HF_DATASETS_CACHE),
+                                 "HF_DATASETS_CACHE")):
+        try:
+            folder = make()
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            yield Finding(name, "MISSING", f"cannot write ({error}): set {setting} to a folder "
+                                           "that you may write to")
+        else:
+            yield Finding(name, "ok", f"{folder} can be written to")
+
+
+def disk(profile: Profile) -> Finding:
+    try:
+        folder = profiles.output_folder()
+    except OSError:
+        folder = ROOT
+    free, wanted = free_bytes(folder) / GIGABYTE, DISK[profile.name]
+    text = f"{free:.1f} GB free in {folder}"
+    if free < wanted:
+        return Finding("disk", "MISSING", f"{text}, the course may take {wanted} GB: make room, or "
+                                          "set VLM_OUTPUT")
+    return Finding("disk", "ok", text)
+
+
+def embedded_files() -> Finding:
+    """TinyEarth and the small models, which come with the repository."""
+    tiny = profiles.get_profile("tiny")
+    try:
+        folder = profiles.data_folder()
+    except FileNotFoundError as error:
+        return Finding("embedded files", "MISSING", str(error))
+    absent = [f"{name}/{file}" for name in (tiny.base_model, tiny.trained_model)
+              for file in ("config.json", "model.safetensors", "tokenizer.json")
+              if not (folder / name / file).is_file()]
+    absent += [f"tiny_earth/{name}" for name in ("scenes", "sequences")
+               if not list((folder / "tiny_earth" / name).rglob("*.parquet"))]
+    broken = damaged(folder)
+    if absent or broken:
+        names = ", ".join([*absent, *(f"{name} (damaged)" for name in broken)])
+        return Finding("embedded files", "MISSING", f"{names}: clone the repository again")
+    return Finding("embedded files", "ok", str(folder))
+
+
+def hub_cache() -> Finding:
+    """Where the full profile's files are, or will be; whether they are there, is said of each."""
+    folder = cache_folder()
+    if not folder.is_dir():
+        return Finding("hub's cache", "ok", f"{folder}, which prefetch will make")
+    if not os.access(folder, os.W_OK):
+        return Finding("hub's cache", "note", f"{folder} cannot be written to: set HF_HUB_CACHE "
+                                              "to another folder before prefetch")
+    return Finding("hub's cache", "ok",
+                   f"{folder}, {free_bytes(folder) / GIGABYTE:.1f} GB free there")
+
+
+def hub_files(repository: profiles.HubRepository, needed: bool) -> Finding:
+    """A repository of the full profile: there, whole, and readable?"""
+    name = repository.repo_id.split("/")[-1]
+    folder = in_cache(repository)
+    broken = damaged(folder) if folder is not None else []
+    if folder is None or broken:
+        what = f"damaged: {', '.join(broken)}" if broken else "not in the cache"
+        return Finding(name, "MISSING" if needed else "note", f"{what}; with a network, run: "
+                       f"{PREFETCH}" + ("" if needed else " (full profile only)"))
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Finding(name, "ok", f"{size / 1e6:.0f} MB")
+
+
+def _dependencies() -> list[str]:
+    """Names of the packages that the course asks for, without those of its extras."""
+    try:
+        wanted = metadata.requires("vlm_utils") or []
+    except metadata.PackageNotFoundError:
+        return ["vlm_utils"]
+    return [re.match(r"[\w.-]+", line)[0] for line in wanted if "extra ==" not in line]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

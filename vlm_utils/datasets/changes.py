@@ -1,0 +1,66 @@
+"""What changed between two images, and what happens over several."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vlm_utils import tiny_earth
+from vlm_utils.architecture import identifier
+from vlm_utils.datasets.truth import Recipe, Truth, as_phrase, distinct_rows, images_first
+
+COMPARE_PROMPT = "What changed?"
+SEQUENCE_PROMPT = "What happens over time?"
+
+
+def compare(truth: Truth, rng: np.random.Generator, num_images: int = 2) -> Recipe:
+    """What changed between two images of one place? A fifth of the answers is "nothing".
+
+    From captions alone there is no place seen twice: the answer says what each image shows.
+    """
+    if truth.has_scenes:
+        return _compare_by_scene(truth, rng)
+    rows = distinct_rows(truth, rng, 2)
+    if not truth.captions[rows[0]] or not truth.captions[rows[1]]:
+        return Recipe(tuple(sorted(rows)), images_first(2, COMPARE_PROMPT), None, "compare")
+    first, second = (truth.captions[r][rng.integers(len(truth.captions[r]))] for r in rows)
+    return Recipe(tuple(rows), images_first(2, "What is the difference?"),
+                  caption_pair(first, second), "compare")
+
+
+def sequence(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
+    """What happens over several frames of one place, forwards or backwards in time?"""
+    places = truth.places_by_length.get(num_images)
+    if not places:
+        longest = max(truth.places_by_length, default=0)
+        raise ValueError(f"a sequence of {num_images} images was asked for and the longest of "
+                         f"this data set has {longest}")
+    rows = places[rng.integers(len(places))]
+    kept = np.sort(rng.choice(len(rows), num_images, replace=False))
+    rows = tuple(rows[i] for i in kept)
+    prompt = images_first(num_images, SEQUENCE_PROMPT)
+    if not truth.has_scenes:
+        return Recipe(rows, prompt, None, "sequence")
+    if rng.random() < 0.5:
+        rows = rows[::-1]
+    answer = tiny_earth.describe_sequence([truth.scenes[r] for r in rows])
+    return Recipe(rows, prompt, answer, "sequence")
+
+
+def caption_pair(first: str, second: str) -> str:
+    """The answer to a comparison of two images of which only captions are known."""
+    return f"{identifier(1)} {as_phrase(first)}; {identifier(2)} {as_phrase(second)}."
+
+
+def _compare_by_scene(truth: Truth, rng: np.random.Generator) -> Recipe:
+    wants_change = rng.random() >= 0.2
+    while True:
+        rows = truth.places[rng.integers(len(truth.places))]
+        pairs = [(a, b) for i, a in enumerate(rows) for b in rows[i + 1:]
+                 if (truth.scenes[a] != truth.scenes[b]) == wants_change]
+        if pairs:
+            break
+    first, second = pairs[rng.integers(len(pairs))]
+    if rng.random() < 0.5:
+        first, second = second, first
+    answer = tiny_earth.describe_change(truth.scenes[first], truth.scenes[second])
+    return Recipe((first, second), images_first(2, COMPARE_PROMPT), answer, "compare")

@@ -1,0 +1,90 @@
+"""What is known of the images of a table, and the recipe of a sample.
+
+A recipe names images by their rows in an image table; no pixel is touched here. Two kinds of
+truth are known: scenes (TinyEarth: what stands where, in each frame of a place) and captions
+(Flickr8k, a folder of the user's own). Where an image has neither, the answer is None.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from vlm_utils.architecture import IMAGE_TOKEN
+from vlm_utils.tiny_earth import Scene
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A sample before its images are loaded: rows of the image table, prompt, answer, task."""
+
+    rows: tuple[int, ...]
+    prompt: str
+    answer: str | None
+    task: str
+
+
+@dataclass(eq=False)
+class Truth:
+    """What is known of each row of an image table.
+
+    scenes: a Scene or None per row. captions: a list of texts per row, empty where none is known.
+    places: rows of one place, in order of time, for each place.
+    """
+
+    scenes: Sequence[Scene | None]
+    captions: Sequence[list[str]]
+    places: Sequence[tuple[int, ...]]
+
+    @property
+    def has_scenes(self) -> bool:
+        return len(self.scenes) > 0 and self.scenes[0] is not None
+
+    @property
+    def has_captions(self) -> bool:
+        return len(self.captions) > 0 and bool(self.captions[0])
+
+    @cached_property
+    def index(self) -> dict[tuple, list[int]]:
+        """Rows by cover, by kind, by place and by kind at a place: where to find distractors."""
+        rows = defaultdict(list)
+        for row, scene in enumerate(self.scenes):
+            rows["cover", scene.cover].append(row)
+            for f in scene.features:
+                rows["kind", f.kind].append(row)
+                rows["place", f.place].append(row)
+                rows["feature", f.kind, f.place].append(row)
+        return rows
+
+    @cached_property
+    def places_by_length(self) -> dict[int, list[tuple[int, ...]]]:
+        """For each number of images, the places that have at least so many."""
+        longest = max((len(rows) for rows in self.places), default=0)
+        return {count: [rows for rows in self.places if len(rows) >= count]
+                for count in range(1, longest + 1)}
+
+
+def images_first(num_images: int, text: str) -> str:
+    return IMAGE_TOKEN * num_images + text
+
+
+def text_among_images(text: str, rng: np.random.Generator, num_images: int) -> str:
+    """A prompt with its text before, between or, mostly, after the images."""
+    before = int(rng.choice([0, num_images, rng.integers(num_images + 1)], p=[0.2, 0.6, 0.2]))
+    return IMAGE_TOKEN * before + text + IMAGE_TOKEN * (num_images - before)
+
+
+def distinct_rows(truth: Truth, rng: np.random.Generator, count: int) -> list[int]:
+    total = len(truth.scenes)
+    if total < count:
+        raise ValueError(f"a sample of {count} images was asked for and there are {total}")
+    return [int(r) for r in rng.choice(total, count, replace=False)]
+
+
+def as_phrase(caption: str) -> str:
+    caption = caption.strip().rstrip(".?!")
+    return caption[:1].lower() + caption[1:]

@@ -1,0 +1,61 @@
+"""Lesson 05: where the model looks when it answers.
+
+Attention says what an answer could draw on, not what it rests on ("Attention is not explanation",
+Jain and Wallace 2019): a control that takes an image away says that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
+from vlm_utils.collate import collate_multi_image
+from vlm_utils.datasets import Sample
+
+
+@torch.inference_mode()
+def attention_to_images(model: MultiImageVLM, processor: MultiImageProcessor,
+                        sample: Sample) -> np.ndarray:
+    """Attention of the position that predicts the first token of the answer, to image tokens.
+
+    Returns (layers, num_images, side, side), the mean over heads; side * side tokens an image, in
+    row order. What goes to text is left out: each layer sums to 1 over all images.
+    Raises ValueError where the sample has no images, or the tokens of an image are no square.
+    """
+    tokens = processor.tokens_per_image
+    side = math.isqrt(tokens)
+    if side * side != tokens:
+        raise ValueError(f"{tokens} tokens per image are no square: there is no map to draw")
+    # One sample, so no padding: the last position is the one that predicts the answer.
+    batch = collate_multi_image([sample], processor, for_generation=True)
+    batch = {name: values.to(model.device) for name, values in batch.items()}
+    is_image = batch["input_ids"][0] == processor.image_token_id        # (length,)
+    if not is_image.any():
+        raise ValueError("the sample has no images: attention to images needs at least one")
+    model.eval()
+    mask = batch.pop("attention_mask")
+    with eager_attention(model.language_model):
+        layers = model.language_model.model(
+            inputs_embeds=model.embed(**batch), attention_mask=mask, use_cache=False,
+            output_attentions=True).attentions
+    heads = torch.stack([layer[0, :, -1].float() for layer in layers])  # (layers, heads, length)
+    weights = heads.mean(dim=1)[:, is_image]                            # (layers, image tokens)
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    return weights.reshape(len(layers), -1, side, side).cpu().numpy()
+
+
+@contextmanager
+def eager_attention(language_model: PreTrainedModel) -> Iterator[None]:
+    """The language model with plain attention, which alone keeps its weights; then as it was."""
+    before = language_model.config._attn_implementation
+    try:
+        language_model.set_attn_implementation("eager")
+        yield
+    finally:
+        language_model.set_attn_implementation(before)

@@ -1,0 +1,1 @@
+"""Where images and models come from: files, folders and the hub."""

@@ -1,0 +1,47 @@
+"""TinyEarth: a small world of satellite tiles with known ground truth, embedded in `data/`.
+
+A `Scene` is a cover (forest, desert, ...) with features (a lake, a road, ...), each at one place
+of a 2x2 grid or along a line. From it come the tile (`render`), five captions (`captions`) and
+what happened between dates (`describe_change`, `describe_sequence`); `facts` reads a caption
+back. `load_scenes` and `load_sequences` open the stored tables. Rebuild them with
+
+    python -m vlm_utils.tiny_earth
+"""
+
+from vlm_utils.tiny_earth.build import COUNTS, build, scene_row, sequence_row
+from vlm_utils.tiny_earth.drawing import render
+from vlm_utils.tiny_earth.sampling import EVENTS, MAX_FRAMES, sample_scene, sample_sequence
+from vlm_utils.tiny_earth.scenes import (
+    COVERS,
+    GRID,
+    KINDS,
+    LINE_KINDS,
+    LINE_PLACES,
+    PLACES,
+    SIZED_KINDS,
+    Feature,
+    Scene,
+    allowed_kinds,
+    cells_on_line,
+    free_places,
+)
+from vlm_utils.tiny_earth.sentences import (
+    ANSWER_FORMS,
+    captions,
+    describe_change,
+    describe_sequence,
+    facts,
+    phrase,
+    scene_facts,
+    where,
+    with_article,
+)
+from vlm_utils.tiny_earth.tables import frames_as_rows, load_scenes, load_sequences
+
+__all__ = [
+    "ANSWER_FORMS", "COUNTS", "COVERS", "EVENTS", "GRID", "KINDS", "LINE_KINDS", "LINE_PLACES",
+    "MAX_FRAMES", "PLACES", "SIZED_KINDS", "Feature", "Scene", "allowed_kinds", "build",
+    "captions", "cells_on_line", "describe_change", "describe_sequence", "facts",
+    "frames_as_rows", "free_places", "load_scenes", "load_sequences", "phrase", "render",
+    "sample_scene", "sample_sequence", "scene_facts", "scene_row", "sequence_row", "where",
+    "with_article"]

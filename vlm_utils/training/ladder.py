@@ -1,0 +1,211 @@
+"""Lesson 04: what each part of a training step costs, one change at a time.
+
+A ladder from a naive step to the course's own. Each rung changes one thing, keeps the changes of
+those under it, and trains on the same batches. Nothing here is needed to train.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM, Projector
+from vlm_utils.collate import LengthGroupedSampler, pad_texts
+from vlm_utils.datasets import IGNORED, Recipe, TaskDataset, encode_samples
+from vlm_utils.training.optimizers import make_optimizer
+from vlm_utils.training.settings import TrainingSettings
+
+TEXT_LENGTH = 128  # tokens that a naive step keeps free for each text, its images aside
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One way to train: the model to start from, its batches, and the loss of a batch.
+
+    change: what differs from the rung before. seconds_once: what the change costs before training.
+    """
+
+    name: str
+    change: str
+    model: MultiImageVLM
+    batches: list[dict[str, Tensor]]
+    loss: Callable[..., Tensor]
+    seconds_once: float = 0.0
+
+
+def climb(model: MultiImageVLM, processor: MultiImageProcessor, dataset: TaskDataset,
+          batch_size: int = 8, steps: int = 10) -> pd.DataFrame:
+    """Train for a few steps on each rung: rung, change, first_loss, seconds_once,
+    samples_per_second and times_naive.
+
+    first_loss: of the first batch, before any weight has moved. The model is left as it is: copies
+    of it are trained. Takes the first batch_size x steps samples, or as many whole batches as there
+    are; raises ValueError where there is none.
+    """
+    cuda = [model.device] if model.device.type == "cuda" else []
+    rows = []
+    with torch.random.fork_rng(devices=cuda):  # a new projector draws random numbers
+        for rung in build_rungs(model, processor, dataset, batch_size, steps):
+            step = make_step(copy.deepcopy(rung.model).train(), rung.loss)
+            rows.append({"rung": rung.name, "change": rung.change,
+                         "first_loss": step(rung.batches[0]), "seconds_once": rung.seconds_once,
+                         "samples_per_second": samples_per_second(step, rung.batches)})
+    table = pd.DataFrame(rows)
+    table["times_naive"] = table["samples_per_second"] / table["samples_per_second"][0]
+    return table
+
+
+def samples_per_second(step: Callable[[dict], float], batches: Sequence[dict[str, Tensor]],
+                       warmup: int = 2) -> float:
+    """The median over the batches, after a few steps that do not count.
+
+    The first steps allocate memory and choose kernels; the median shrugs off a disturbance.
+    """
+    for batch in batches[:warmup]:
+        step(batch)
+    speeds = []
+    for batch in batches:
+        started = time.perf_counter()
+        step(batch)
+        speeds.append(len(batch["input_ids"]) / (time.perf_counter() - started))
+    return statistics.median(speeds)
+
+
+def make_step(model: MultiImageVLM, loss: Callable[..., Tensor]) -> Callable[[dict], float]:
+    """A training step: from a batch to moved weights; returns the loss before the move."""
+    optimizer = make_optimizer(model, TrainingSettings(steps=1))
+
+    def step(batch: dict[str, Tensor]) -> float:
+        value = loss(model, **{name: values.to(model.device) for name, values in batch.items()})
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return value.item()  # asked for last: a GPU has then done all that was queued
+    return step
+
+
+def build_rungs(model: MultiImageVLM, processor: MultiImageProcessor, dataset: TaskDataset,
+                batch_size: int, steps: int) -> list[Rung]:
+    """The rungs from the bottom, each over the same samples in the same batches."""
+    merged = copy.deepcopy(model).freeze_vision_encoder().eval()
+    unmerged, unmerged_processor = use_every_patch(merged, processor)
+    groups = group_by_length(dataset.recipes[:batch_size * steps], processor, batch_size)
+    rows = sorted({row for group in groups for recipe in group for row in recipe.rows})
+    pixels = processor.pixel_values([dataset.table.image(row) for row in rows])
+    started = time.perf_counter()
+    features = torch.cat([merged.encode_images(part.to(model.device)).cpu()
+                          for part in pixels.split(64)])             # (rows, patches, dim)
+    seconds = time.perf_counter() - started
+
+    images = {"pixel_values": dict(zip(rows, pixels, strict=True))}
+    encoded = {"image_features": dict(zip(rows, features, strict=True))}
+    naive = make_batches(groups, unmerged_processor, images, TEXT_LENGTH)
+    once = make_batches(groups, unmerged_processor, encoded, TEXT_LENGTH)
+    fewer = make_batches(groups, processor, encoded, TEXT_LENGTH)
+    dynamic = make_batches(groups, processor, encoded)
+    tokens = unmerged.config.tokens_per_image, merged.config.tokens_per_image
+    return [
+        Rung("naive", "images anew, all patches, fixed length, all logits", unmerged, naive,
+             loss_encoding_each_image),
+        Rung("features once", "images encoded before training", unmerged, once,
+             loss_of_all_positions, seconds),
+        Rung("fewer tokens", f"{tokens[1]} tokens an image, not {tokens[0]}", merged, fewer,
+             loss_of_all_positions),
+        Rung("dynamic padding", "padded to the longest of the batch", merged, dynamic,
+             loss_of_all_positions),
+        Rung("answer logits only", "logits where the loss reads them", merged, dynamic,
+             loss_of_answers),
+        Rung("bfloat16", "matrix products in half precision", merged, dynamic,
+             loss_in_bfloat16)]
+
+
+def loss_encoding_each_image(model: MultiImageVLM, pixel_values: Tensor, **batch) -> Tensor:
+    """Every image through the vision encoder, one by one, at every step."""
+    features = [model.encode_images(image.unsqueeze(0)) for image in pixel_values]
+    return loss_of_all_positions(model, image_features=torch.cat(features), **batch)
+
+
+def loss_of_all_positions(model: MultiImageVLM, labels: Tensor, **batch) -> Tensor:
+    """Logits for every position, though the loss reads those of the answers only."""
+    logits = model(**batch, use_cache=False).logits                  # (batch, length, vocabulary)
+    return functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED)
+
+
+def loss_of_answers(model: MultiImageVLM, **batch) -> Tensor:
+    """The model's own loss: given labels, it computes no logits that the loss does not read."""
+    return model(**batch, use_cache=False).loss
+
+
+def loss_in_bfloat16(model: MultiImageVLM, **batch) -> Tensor:
+    """Weights stay float32 and are cast where a matrix product wants them (autocast)."""
+    with torch.autocast(model.device.type, dtype=torch.bfloat16):
+        return loss_of_answers(model, **batch)
+
+
+def use_every_patch(model: MultiImageVLM, processor: MultiImageProcessor
+                    ) -> tuple[MultiImageVLM, MultiImageProcessor]:
+    """Copies of a model and its processor that make a token of every patch.
+
+    The projector reads one patch instead of several, so it is a new, random one. Its loss says
+    nothing; the speed of a step does not depend on the weights.
+    """
+    model, processor = copy.deepcopy(model), copy.copy(processor)
+    embeddings, config = model.get_input_embeddings().weight, model.config
+    config.merge_factor = 1
+    model.projector = Projector(
+        config.vision_config.hidden_size, config.text_config.hidden_size, merge_factor=1)
+    model.projector.to(embeddings.device, embeddings.dtype).match_scale(embeddings)
+    processor.tokens_per_image = config.tokens_per_image
+    return model, processor
+
+
+def group_by_length(recipes: Sequence[Recipe], processor: MultiImageProcessor,
+                    batch_size: int) -> list[list[Recipe]]:
+    """Whole batches of samples of similar length, as training draws them.
+
+    Every rung gets these batches: while all are padded to one length, grouping changes nothing.
+    """
+    lengths = [len(text["input_ids"]) for text in encode_samples(recipes, processor)]
+    sampler = LengthGroupedSampler(lengths, batch_size, window=TrainingSettings.window)
+    if not len(sampler):
+        raise ValueError(f"{len(recipes)} samples do not fill one batch of {batch_size}: "
+                         "choose a smaller batch_size")
+    return [[recipes[i] for i in chosen] for chosen in sampler]
+
+
+def make_batches(groups: Sequence[Sequence[Recipe]], processor: MultiImageProcessor,
+                 images: dict[str, dict[int, Tensor]],
+                 text_length: int | None = None) -> list[dict[str, Tensor]]:
+    """One batch a group. images: {"pixel_values" or "image_features": {row of the table: tensor}}.
+
+    text_length: pad to so many tokens beside the most images of any sample; None: to the longest
+    sample of the batch. A longer sample is not cut.
+    """
+    (key, values), = images.items()
+    most = max(len(recipe.rows) for group in groups for recipe in group)
+    batches = []
+    for group in groups:
+        batch = pad_texts(encode_samples(group, processor), processor.pad_token_id, left=False)
+        if text_length is not None:
+            length = most * processor.tokens_per_image + text_length
+            batch = pad_further(batch, length, processor.pad_token_id)
+        batch[key] = torch.stack([values[row] for recipe in group for row in recipe.rows])
+        batches.append(batch)
+    return batches
+
+
+def pad_further(batch: dict[str, Tensor], length: int, pad_token_id: int) -> dict[str, Tensor]:
+    """Texts (batch, longest) padded on the right to (batch, length), if they are not longer."""
+    missing = max(0, length - batch["input_ids"].shape[1])
+    padding = {"input_ids": pad_token_id, "attention_mask": 0, "labels": IGNORED}
+    return {name: functional.pad(batch[name], (0, missing), value=value)
+            for name, value in padding.items()}

@@ -1,0 +1,76 @@
+"""What decays and what does not; AdamW, Muon, Adafactor."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vlm_utils.training.settings import TrainingSettings
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Trainable parameters in two groups: matrices decay; embeddings, norms and biases do not.
+
+    Token rows that a batch does not use get no gradient; decay would shrink them all the same.
+    """
+    embeddings = {id(p) for m in model.modules() if isinstance(m, nn.Embedding)
+                  for p in m.parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings]
+    kept = [p for p in trained if p.ndim < 2 or id(p) in embeddings]
+    return [{"params": decayed, "weight_decay": weight_decay},
+            {"params": kept, "weight_decay": 0.0}]
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon (Jordan et al. 2024) for the matrices that decay, AdamW for everything else.
+
+    One object with one state, so that schedule, accelerate and checkpoints need not know. Muon's
+    steps are scaled to the size of AdamW's, so both take the same learning rate.
+    """
+
+    def __init__(self, groups: list[dict], lr: float):
+        decayed, kept = groups
+        matrices = [p for p in decayed["params"] if p.ndim == 2]
+        others = [decayed | {"params": [p for p in decayed["params"] if p.ndim != 2]}, kept]
+        self.parts = [
+            torch.optim.Muon(matrices, lr=lr, weight_decay=decayed["weight_decay"],
+                             adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), fused=True)]
+        super().__init__([group for part in self.parts for group in part.param_groups], {})
+
+    @property
+    def state(self) -> dict:
+        """What both keep for their parameters; memory reports read it."""
+        return {p: kept for part in self.parts for p, kept in part.state.items()}
+
+    @state.setter
+    def state(self, value) -> None:
+        """Held by the parts: what the base class assigns when it is made is empty."""
+
+    def step(self, closure=None):
+        loss = None if closure is None else closure()
+        for part in self.parts:
+            part.step()
+        return loss
+
+    def state_dict(self) -> dict:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)  # puts new groups in the place of the old
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """The settings' optimizer. Raises ValueError for one that the course does not have."""
+    groups = parameter_groups(model, settings.weight_decay)
+    if settings.optimizer == "muon":
+        return MuonAndAdamW(groups, settings.learning_rate)
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.learning_rate, betas=(0.9, 0.98), fused=True)
+    if settings.optimizer == "adafactor":
+        return torch.optim.Adafactor(groups, lr=settings.learning_rate)
+    raise ValueError('the optimizer is "adamw", "muon" or "adafactor", '
+                     f"not {settings.optimizer!r}")
