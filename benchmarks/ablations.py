@@ -8,7 +8,7 @@ layout        images where the prompt puts them, or all in front; the prompts di
               text stands before an image, which is in a part of the refer questions
 tokens        patches merged 2 x 2 as ever, not at all, or 4 x 4
 padding       samples of two images as they are, or with a zero image behind them that is attended,
-              in training and in testing (collate.collate_padded_images)
+              in training and in testing (collate.fill_with_black_images)
 encoder       pretrained, or one ViT of random weights, frozen as well
 images        trained on samples of up to 3 images or of up to 8, as many samples of either
 
@@ -53,13 +53,19 @@ from vlm_utils.architecture import (
     MultiImageVLM,
     Projector,
 )
-from vlm_utils.datasets import ImageTable, TaskDataset, add_turns, build_tasks, load_image_table
+from vlm_utils.datasets import (
+    ImageTable,
+    TaskDataset,
+    add_orientations,
+    build_tasks,
+    load_image_table,
+)
 from vlm_utils.evaluation import grade, predict, summarise
 from vlm_utils.loading import load_base_model
 from vlm_utils.making.vision_pretraining import MERGE, PATCH, SIDE
 from vlm_utils.plots import IMAGE_COLOURS, new_figure
 from vlm_utils.profiles import get_device, get_profile
-from vlm_utils.training import TrainingSettings, encode_table, train
+from vlm_utils.training import TrainingSettings, encode_table, start_run, train
 
 ENCODER_SEED = 0  # one random encoder for all seeds: its images are encoded once
 FEWEST = {"select": 2, "sequence": 2, "refer": 1}  # images; the other tasks have a fixed number
@@ -153,8 +159,6 @@ def training_mixture(mixture: dict[str, int], most_images: int, samples: int) ->
 class WithZeroImage:
     """A feature table with one more row, the last: a zero image, encoded."""
 
-    key = "image_features"
-
     def __init__(self, features, zero: Tensor):
         self.features, self.zero = features, zero           # zero: (patches, vision_dim)
 
@@ -171,21 +175,22 @@ class WithZeroImage:
 
 def pad_pairs(dataset: TaskDataset, model: MultiImageVLM,
               processor: MultiImageProcessor) -> TaskDataset:
-    """Samples of two images with a zero image behind them, where collate_padded_images puts it.
+    """Samples of two images with a zero image behind them, where fill_with_black_images puts it.
 
     Done to the recipes: tokeniser and collate then treat it as any other image, attended and named.
     """
     pixels = processor.pixel_values([Image.new("RGB", dataset.table.image(0).size)])
     with torch.no_grad():
         zero = model.encode_images(pixels.to(model.device))[0].cpu()
-    recipes = []
+    features, recipes = dataset.table.image_features, []
     for recipe in dataset.recipes:
         if len(recipe.rows) == 2:
             end = recipe.prompt.rindex(IMAGE_TOKEN) + len(IMAGE_TOKEN)
-            recipe = replace(recipe, rows=(*recipe.rows, len(dataset.features)),
+            recipe = replace(recipe, rows=(*recipe.rows, len(features)),
                              prompt=recipe.prompt[:end] + IMAGE_TOKEN + recipe.prompt[end:])
         recipes.append(recipe)
-    return replace(dataset, recipes=recipes, features=WithZeroImage(dataset.features, zero))
+    table = replace(dataset.table, image_features=WithZeroImage(features, zero))
+    return replace(dataset, recipes=recipes, table=table)
 
 
 # --- a run -------------------------------------------------------------------------------------
@@ -193,7 +198,7 @@ def pad_pairs(dataset: TaskDataset, model: MultiImageVLM,
 @cache
 def training_table() -> ImageTable:
     profile = get_profile("tiny")
-    return add_turns(load_image_table(profile, "train"), profile.turns)
+    return add_orientations(load_image_table(profile, "train"), profile.orientations)
 
 
 def train_and_measure(setup: Setup, seed: int, steps: int, samples: int) -> pd.DataFrame:
@@ -203,11 +208,11 @@ def train_and_measure(setup: Setup, seed: int, steps: int, samples: int) -> pd.D
     model, processor = make_model(setup, seed)
     mixture = training_mixture(profile.mixture, setup.most_images,
                                steps * settings.batch_size * settings.accumulation)
+    table = replace(table, image_features=encode_table(table, model, processor))
     dataset = build_tasks(table, mixture, seed=seed)
-    dataset.features = encode_table(table, model, processor)
     if setup.padded:
         dataset = pad_pairs(dataset, model, processor)
-    train(model, dataset, processor, settings)
+    train(start_run(model, processor, dataset, settings))
     questions = test_questions(setup.tasks, samples, model, processor)
     return measure(model, processor, questions, setup.padded).assign(seed=seed)
 

@@ -126,8 +126,6 @@ def pool_patches(features: Tensor, side: int | None) -> Tensor:
 class PooledFeatures:
     """The rows of a feature table with fewer patches: averaged once, before training."""
 
-    key = "image_features"
-
     def __init__(self, features, side: int):
         whole = features[list(range(len(features)))]
         self.features = pool_patches(whole.float(), side).to(whole.dtype)

@@ -35,8 +35,8 @@ from common import (
 )
 from torch import Tensor
 
+from vlm_utils.answering import make_prompt_batch
 from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
-from vlm_utils.collate import collate_multi_image
 from vlm_utils.datasets import Sample, TaskDataset
 from vlm_utils.evaluation import predict
 from vlm_utils.plots import BLUE, GREY, ORANGE, new_figure
@@ -85,8 +85,7 @@ class Ours:
 
     def answers(self, samples: list[Sample], new_tokens: int) -> Tensor:
         """(samples, new_tokens), from PIL images, all samples in one batch."""
-        batch = collate_multi_image(samples, self.processor, for_generation=True)
-        batch = {name: values.to(self.model.device) for name, values in batch.items()}
+        batch = make_prompt_batch(self.model, self.processor, samples)
         if self.pooled_side is not None:
             features = self.model.encode_images(batch.pop("pixel_values"))
             batch["image_features"] = pool_patches(features, self.pooled_side)
@@ -127,8 +126,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["VLM_OUTPUT"] = folder           # features are to be computed, not found
         many = TaskDataset(as_table(pictures), recipes)
-        many.features = encode_table(many.table, ours.model, ours.processor)
-        one_by_one = TaskDataset(many.table, recipes[:ONE_BY_ONE], many.features)
+        many.table.image_features = encode_table(many.table, ours.model, ours.processor)
+        one_by_one = TaskDataset(many.table, recipes[:ONE_BY_ONE])
         actions = {name: lambda v=variant: v.answer(samples[0], tokens)
                    for name, variant in variants.items()}
         actions |= {

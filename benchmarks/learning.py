@@ -22,11 +22,17 @@ import time
 
 import pandas as pd
 
-from vlm_utils.datasets import TaskDataset, add_turns, build_tasks, load_image_table
+from vlm_utils.datasets import TaskDataset, add_orientations, build_tasks, load_image_table
 from vlm_utils.evaluation import blind, evaluate, shuffled, wilson_interval
 from vlm_utils.loading import load_base_model, load_checkpoint
 from vlm_utils.profiles import data_folder, get_profile
-from vlm_utils.training import TrainingSettings, encode_table, print_progress, train
+from vlm_utils.training import (
+    TrainingSettings,
+    encode_table,
+    print_progress,
+    start_run,
+    train,
+)
 
 LESSON_TASKS = ("select 2", "select 3", "compare 2", "sequence 2", "sequence 3", "sequence 4",
                 "refer 1", "refer 2", "refer 3")
@@ -39,9 +45,8 @@ def test_questions(names: tuple[str, ...], samples: int, model, processor,
                    split: str = "test") -> TaskDataset:
     """So many questions of each task and number of images about unseen places, images encoded."""
     table = load_image_table(get_profile("tiny"), split)
-    questions = build_tasks(table, dict.fromkeys(names, samples), seed=TEST_SEED)
-    questions.features = encode_table(table, model, processor)
-    return questions
+    table.image_features = encode_table(table, model, processor)
+    return build_tasks(table, dict.fromkeys(names, samples), seed=TEST_SEED)
 
 
 def measure(model, processor, questions: TaskDataset) -> pd.DataFrame:
@@ -79,11 +84,12 @@ def train_and_measure(seed: int, samples: int, changes: dict,
     """Lesson 04 from the shipped base model, with this seed; the table and seconds of training."""
     profile = get_profile("tiny")
     model, processor = load_base_model(profile)
-    table = add_turns(load_image_table(profile, "train"), profile.turns)
+    table = add_orientations(load_image_table(profile, "train"), profile.orientations)
+    table.image_features = encode_table(table, model, processor)
     dataset = build_tasks(table, profile.mixture, seed=seed)
-    dataset.features = encode_table(table, model, processor)
     settings = TrainingSettings.of(profile, **changes | {"seed": seed})
-    history = train(model, dataset, processor, settings, on_step=print_progress(500))
+    run = start_run(model, processor, dataset, settings)
+    history = train(run, on_step=print_progress(500))
     measured = measure_splits(LESSON_TASKS, samples, model, processor, splits)
     return measured.assign(seed=seed), float(history["seconds"].iloc[-1])
 

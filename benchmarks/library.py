@@ -20,7 +20,8 @@ from transformers import (
     ViTModel,
 )
 
-from vlm_utils.datasets import IGNORED, Sample
+from vlm_utils.architecture import IGNORED
+from vlm_utils.datasets import Sample
 
 
 def make_llava(vision_encoder: ViTModel, language_model: LlamaForCausalLM,

@@ -12,9 +12,11 @@ import argparse
 import gc
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from common import (
     SCALES,
     Scale,
@@ -31,10 +33,11 @@ from common import (
 from PIL import Image
 from workers import Worker
 
-from vlm_utils.collate import collate_multi_image, pad_texts
+from vlm_utils.answering import answer_sample
+from vlm_utils.collate import collate
 from vlm_utils.datasets import Recipe, Sample, encode_sample
 from vlm_utils.plots import BLUE, GREY, ORANGE, new_figure
-from vlm_utils.training import TrainingSettings, make_optimizer
+from vlm_utils.training import TrainingSettings, make_optimizer, training_step
 
 NUMBERS = (1, 2, 4, 8, 16, 32)
 NEW_TOKENS = 8
@@ -47,38 +50,27 @@ class Bench:
         tokens = scale.merges[1][0]
         model, self.processor = make_ours(scale, tokens, seed, max_images=max(NUMBERS))
         self.model, self.device = model.to(device), device
-        self.optimizer = make_optimizer(model, TrainingSettings(steps=1, learning_rate=1e-4))
+        self.accelerator = Accelerator(mixed_precision="bf16" if device == "cuda" else "no",
+                                       cpu=device == "cpu")
+        self.optimizer = self.accelerator.prepare(
+            make_optimizer(model, TrainingSettings(steps=1, learning_rate=1e-4)))
 
-    def encode(self, sample: Sample, recipe: Recipe) -> dict[str, torch.Tensor]:
+    def encode(self, sample: Sample) -> dict[str, torch.Tensor]:
         """A batch of one sample, its images encoded, as training reads it."""
-        batch = pad_texts([encode_sample(recipe, self.processor)],
-                          self.processor.pad_token_id, left=False)
         pixels = self.processor.pixel_values(sample.images).to(self.device)
         with torch.inference_mode():
             features = self.model.encode_images(pixels).half().cpu()
-        return batch | {"image_features": features.clone()}
+        sample = replace(sample, images=[], image_features=features.clone())
+        return collate([encode_sample(sample, self.processor)], self.processor.pad_token_id)
 
     def step(self, batch: dict[str, torch.Tensor]) -> None:
         """One optimizer step, as `train` does it."""
         self.model.train()
-        on_gpu = self.device == "cuda"
-        with torch.autocast(self.device, torch.bfloat16, enabled=on_gpu):
-            loss = self.model(**{name: values.to(self.device) for name, values in batch.items()},
-                              use_cache=False).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(f"the loss is {loss.item()}")
+        batch = {name: values.to(self.device) for name, values in batch.items()}
+        training_step(self.accelerator, self.model, self.optimizer, [batch])
 
     def answer(self, sample: Sample) -> None:
-        self.model.eval()
-        batch = collate_multi_image([sample], self.processor, for_generation=True)
-        self.model.generate(
-            **{name: values.to(self.device) for name, values in batch.items()}, do_sample=False,
-            max_new_tokens=NEW_TOKENS, min_new_tokens=NEW_TOKENS,
-            pad_token_id=self.processor.pad_token_id)
+        answer_sample(self.model, self.processor, sample, NEW_TOKENS, min_new_tokens=NEW_TOKENS)
 
 
 def measure_memory(turn: Callable[[dict], None], scale: Scale, device: str, seed: int,
@@ -88,7 +80,7 @@ def measure_memory(turn: Callable[[dict], None], scale: Scale, device: str, seed
     sample, = as_samples(pictures, [recipe])
     bench.answer(sample)
     turn({})
-    batch = bench.encode(sample, recipe)
+    batch = bench.encode(sample)
     bench.step(batch)       # the optimizer's state is there from the second step on
     bench.step(batch)
     turn({})
@@ -124,7 +116,7 @@ def _measure_time(arguments: argparse.Namespace, scale: Scale, pictures: list[Im
     """Tokens of each sample; seconds of a step and an answer with each, all of them in turns."""
     bench = Bench(scale, arguments.device, arguments.seed)
     samples = as_samples(pictures, recipes)
-    batches = [bench.encode(s, r) for s, r in zip(samples, recipes, strict=True)]
+    batches = [bench.encode(sample) for sample in samples]
     tokens = [batch["input_ids"].shape[1] for batch in batches]
     say(f"images a sample: {[len(r.rows) for r in recipes]}, tokens: {tokens}")
     bench.step(batches[0])

@@ -44,9 +44,9 @@ from PIL import Image
 from workers import Worker
 
 from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
-from vlm_utils.datasets import Recipe, TaskDataset
+from vlm_utils.datasets import EncodedSamples, Recipe, TaskDataset
 from vlm_utils.plots import BLUE, GREY, ORANGE, new_figure
-from vlm_utils.training import EncodedSamples, TrainingSettings, loop, train
+from vlm_utils.training import TrainingSettings, start_run, train
 
 BATCH_SIZE = 4
 MIXTURE = {"select 2": 2, "compare 2": 2, "select 3": 2, "sequence 3": 2}
@@ -112,8 +112,6 @@ def train_ours(turn: Callable[[dict], None], job: Job, tokens: int, batch_size: 
 
     checkpointed: compute activations again in backward instead of keeping them.
     """
-    # The course takes the best device it finds; here --device decides.
-    loop.get_device = lambda: torch.device(job.device)
     model, processor = make_ours(job.scale, tokens, job.seed)
     model.to(job.device)
     if checkpointed:
@@ -145,7 +143,7 @@ def train_ours(turn: Callable[[dict], None], job: Job, tokens: int, batch_size: 
 
         # train's own progress bar would run through the lines of the benchmark
         with contextlib.redirect_stderr(io.StringIO()):
-            train(model, dataset, processor, settings, on_step=after_step)
+            train(start_run(model, processor, samples, settings), on_step=after_step)
 
 
 def _encode(job: Job, model: MultiImageVLM, processor: MultiImageProcessor,
@@ -156,10 +154,11 @@ def _encode(job: Job, model: MultiImageVLM, processor: MultiImageProcessor,
     dataset = TaskDataset(as_table(job.pictures), list(job.recipes))
     synchronize(job.device)
     started = time.perf_counter()
-    dataset.features = encode_table(dataset.table, model, processor)
+    features = encode_table(dataset.table, model, processor)
     pooled_side, _ = job.scale.merging(tokens)
     if pooled_side is not None:
-        dataset.features = PooledFeatures(dataset.features, pooled_side)
+        features = PooledFeatures(features, pooled_side)
+    dataset.table.image_features = features
     return dataset, time.perf_counter() - started
 
 

@@ -20,7 +20,8 @@ from transformers import (
 
 from vlm_utils import tiny_earth
 from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
-from vlm_utils.datasets import ImageTable, Sample, Truth
+from vlm_utils.collate import collate
+from vlm_utils.datasets import ImageTable, Sample, Truth, encode_samples
 from vlm_utils.making.base_model import make_tokenizer
 
 # A deadline would make a test of what a machine does beside it.
@@ -41,8 +42,13 @@ def _own_surroundings(monkeypatch, tmp_path_factory):
     for name in ("VLM_PROFILE", "VLM_IMAGES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VLM_OUTPUT", str(tmp_path_factory.mktemp("output")))
-    for module in ("training.loop", "loading"):
-        monkeypatch.setattr(f"vlm_utils.{module}.get_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr("vlm_utils.loading.get_device", lambda: torch.device("cpu"))
+
+
+def batch_of(samples, processor, for_generation: bool = False) -> dict[str, torch.Tensor]:
+    """Samples as the model reads them in training, or their prompts as it reads them to answer."""
+    encoded = encode_samples(samples, processor, for_generation)
+    return collate(encoded, processor.pad_token_id, left=for_generation)
 
 
 @pytest.fixture(scope="session")

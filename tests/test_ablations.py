@@ -11,8 +11,9 @@ from conftest import MERGE, REPOSITORY, TOKENS
 from PIL import Image
 
 from vlm_utils.architecture import identifier
-from vlm_utils.datasets import TaskDataset, build_tasks
-from vlm_utils.training import EncodedSamples, TrainingSettings, encode_table, train
+from vlm_utils.collate import collate
+from vlm_utils.datasets import EncodedSamples, TaskDataset, build_tasks
+from vlm_utils.training import TrainingSettings, encode_table, start_run, train
 
 FOLDER = REPOSITORY / "benchmarks"
 PROMPT = "Is there a lake in <image_1>?<image><image>"
@@ -127,10 +128,8 @@ def test_a_short_training_gets_the_shares_of_the_mixture(ablations):
 @pytest.fixture
 def dataset(earth_table, model, processor) -> TaskDataset:
     """Encoded samples of one, two and three images."""
-    made = build_tasks(earth_table, {"describe 1": 4, "select 2": 6, "refer 2": 4, "select 3": 4},
-                       seed=0)
-    made.features = encode_table(earth_table, model, processor)
-    return made
+    table = replace(earth_table, image_features=encode_table(earth_table, model, processor))
+    return build_tasks(table, {"describe 1": 4, "select 2": 6, "refer 2": 4, "select 3": 4}, seed=0)
 
 
 def test_a_padded_pair_has_one_more_image_and_attends_to_it(ablations, dataset, model, processor):
@@ -139,7 +138,7 @@ def test_a_padded_pair_has_one_more_image_and_attends_to_it(ablations, dataset, 
     black = processor.pixel_values([Image.new("RGB", dataset.table.image(0).size)])
     black = model.encode_images(black)[0].half()
     for i, recipe in enumerate(dataset.recipes):
-        before, after = plain.collate([i]), filled.collate([i])
+        before, after = (collate([each[i]], processor.pad_token_id) for each in (plain, filled))
         more = 1 if len(recipe.rows) == 2 else 0
         assert len(after["image_features"]) == len(recipe.rows) + more
         assert torch.equal(after["image_features"][:len(recipe.rows)], before["image_features"])
@@ -159,7 +158,7 @@ def test_a_padded_pair_has_one_more_image_and_attends_to_it(ablations, dataset, 
 def test_a_padded_pair_trains_and_counts_as_two_images(ablations, dataset, model, processor):
     padded = ablations.pad_pairs(dataset, model, processor)
     settings = TrainingSettings(steps=2, batch_size=4, warmup_steps=1)
-    assert len(train(model, padded, processor, settings)) == 2
+    assert len(train(start_run(model, processor, padded, settings))) == 2
     kept = [r for r in dataset.recipes if r.task == "select"]
     table = ablations.measure(model, processor, replace(dataset, recipes=kept), padded=True)
     assert list(zip(table["task"], table["num_images"], table["samples"], strict=True)) == [

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import TOKENS
+from conftest import TOKENS, batch_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
@@ -19,7 +19,6 @@ from vlm_utils.architecture import (
     merge_image_embeddings,
     merge_neighbours,
 )
-from vlm_utils.collate import collate_multi_image
 
 PLACEHOLDER, TEXT = 7, 1
 CLOSE = {"atol": 1e-5, "rtol": 1e-4}
@@ -28,7 +27,7 @@ CLOSE = {"atol": 1e-5, "rtol": 1e-4}
 @pytest.fixture
 def batch(processor, make_sample):
     """A training batch of samples with 2, 1 and 3 images."""
-    return collate_multi_image(
+    return batch_of(
         [make_sample(2, seed=1), make_sample(1, "Describe the image.", seed=2),
          make_sample(3, answer="The lake in the top left grew.", seed=3)], processor)
 
@@ -170,8 +169,8 @@ def test_accumulated_gradients_equal_those_of_one_batch(make_model, processor, m
     """The answers differ in length: a mean of means would weigh their tokens differently."""
     samples = [make_sample(1, answer="No."), make_sample(2, answer="The lake grew. " * 5, seed=1)]
     whole, parts = make_model(), make_model()
-    whole(**collate_multi_image(samples, processor)).loss.backward()
-    batches = [collate_multi_image([sample], processor) for sample in samples]
+    whole(**batch_of(samples, processor)).loss.backward()
+    batches = [batch_of([sample], processor) for sample in samples]
     count = sum((b["labels"][:, 1:] != -100).sum() for b in batches)
     for b in batches:
         parts(**b, num_items_in_batch=count).loss.backward()
@@ -183,13 +182,13 @@ def test_accumulated_gradients_equal_those_of_one_batch(make_model, processor, m
 
 def test_weights_say_what_each_label_counts(make_model, processor, make_sample):
     samples = [make_sample(1, answer="No."), make_sample(2, answer="The lake grew. " * 5, seed=1)]
-    batch = collate_multi_image(samples, processor)
+    batch = batch_of(samples, processor)
     model = make_model()
     ones = torch.ones(batch["labels"].shape)
     weighted = model(**batch, loss_weights=ones).loss.item()
     assert weighted == pytest.approx(model(**batch).loss.item())
     only_first = ones * torch.tensor([[1.0], [0.0]])
-    alone = model(**collate_multi_image(samples[:1], processor)).loss.item()
+    alone = model(**batch_of(samples[:1], processor)).loss.item()
     assert model(**batch, loss_weights=only_first).loss.item() == pytest.approx(alone, abs=1e-5)
 
 
@@ -229,16 +228,16 @@ def test_the_images_matter(model, batch):
 
 def test_a_batch_of_unequal_samples_gives_what_each_gives_alone(model, processor, make_sample):
     samples = [make_sample(n, seed=n) for n in (3, 1, 2)]
-    together = full_logits(model, collate_multi_image(samples, processor))
+    together = full_logits(model, batch_of(samples, processor))
     for row, sample in zip(together, samples, strict=True):
-        alone = full_logits(model, collate_multi_image([sample], processor))[0]
+        alone = full_logits(model, batch_of([sample], processor))[0]
         assert torch.allclose(row[:len(alone)], alone, **CLOSE)
 
 
 # --- generation --------------------------------------------------------------------------------
 
 def answers(model, processor, samples, **options):
-    batch = collate_multi_image(samples, processor, for_generation=True)
+    batch = batch_of(samples, processor, for_generation=True)
     return model.generate(**batch, max_new_tokens=8, min_new_tokens=8, do_sample=False,
                           pad_token_id=processor.pad_token_id, **options).tolist()
 
@@ -263,7 +262,7 @@ def test_right_padding_is_refused_in_generation(model, batch):
 
 
 def test_sampling_and_beams_come_with_generate(model, processor, make_sample):
-    batch = collate_multi_image([make_sample(2)], processor, for_generation=True)
+    batch = batch_of([make_sample(2)], processor, for_generation=True)
     options = {"max_new_tokens": 6, "min_new_tokens": 6, "pad_token_id": processor.pad_token_id}
     torch.manual_seed(0)
     drawn = {tuple(model.generate(**batch, do_sample=True, temperature=5.0, **options)[0].tolist())

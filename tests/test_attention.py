@@ -86,7 +86,7 @@ def test_what_has_no_map_is_refused(model, make_processor, processor):
     text = Sample([], "Hello?", None, "ask", torch.zeros(0, 16, 32))
     with pytest.raises(ValueError, match="the sample has no images"):
         attention_to_images(model, processor, text)
-    with pytest.raises(ValueError, match="3 tokens per image are no square"):
+    with pytest.raises(ValueError, match="3 tokens per image do not form a square"):
         attention_to_images(model, make_processor(tokens_per_image=3), text)
 
 

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlm_utils.datasets import build_tasks
-from vlm_utils.making.base_model import GAP, SpreadSamples, spread_positions
-from vlm_utils.training import EncodedSamples, encode_table
+from vlm_utils.collate import collate
+from vlm_utils.datasets import EncodedSamples, build_tasks
+from vlm_utils.making.base_model import GAP, spread_positions, spreading_collate
 
 IMAGE, NAME, WORD, PAD = 9, 1, 5, 0
 BLOCK = torch.tensor([IMAGE, NAME])
@@ -49,23 +49,22 @@ def test_positions_always_rise_and_stay_within_two_gaps(count, tokens, words, ga
     assert int(positions.max()) < ids.shape[1] + 2 * gap
 
 
-def test_named_images_in_a_row_stay_together(earth_table, make_model, processor):
+def test_named_images_in_a_row_stay_together(earth_table, processor):
     dataset = build_tasks(earth_table, {"inventory 3": 8}, seed=0)      # images, then the text
-    dataset.features = encode_table(earth_table, make_model(), processor)
+    samples = EncodedSamples(dataset, processor)
     torch.manual_seed(0)
-    batch = SpreadSamples(dataset, processor).collate(list(range(8)))
+    batch = spreading_collate(processor)([samples[i] for i in range(8)])
     images = 3 * (processor.tokens_per_image + 1)                       # and a name for each
     assert (batch["position_ids"][:, :images].diff(dim=1) == 1).all()
     behind = batch["position_ids"][:, images] - batch["position_ids"][:, images - 1]
     assert behind[::2].tolist() == [1] * 4 and (behind[1::2] > 1).any()
 
 
-def test_a_batch_differs_from_an_ordinary_one_by_its_positions_alone(earth_table, make_model,
-                                                                     processor):
+def test_a_batch_differs_from_an_ordinary_one_by_its_positions_alone(earth_table, processor):
     dataset = build_tasks(earth_table, {"refer 1": 8}, seed=0)
-    dataset.features = encode_table(earth_table, make_model(), processor)
-    plain = EncodedSamples(dataset, processor).collate([0, 1, 2])
-    spread = SpreadSamples(dataset, processor).collate([0, 1, 2])
+    samples = [EncodedSamples(dataset, processor)[i] for i in range(3)]
+    plain = collate(samples, processor.pad_token_id)
+    spread = spreading_collate(processor)(samples)
     positions = spread.pop("position_ids")
     assert positions.shape == spread["input_ids"].shape
     assert int(positions.max()) < processor.max_length + 2 * GAP

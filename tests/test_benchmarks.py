@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from conftest import REPOSITORY, batch_of
 
 FOLDER = REPOSITORY / "benchmarks"
 
@@ -55,9 +55,9 @@ def as_naive_reads(samples, processor):
     """Batches of the same three images a sample, the missing ones zeros, for naive and for ours."""
     import naive
 
-    from vlm_utils.collate import collate_padded_images
+    from vlm_utils.collate import fill_with_black_images
     theirs = naive.collate(samples, processor.tokenizer, processor.image_processor)
-    batch = collate_padded_images(samples, processor, num_images=3)
+    batch = batch_of(fill_with_black_images(samples, 3), processor)
     batch["pixel_values"] = theirs["pixel_values"].flatten(0, 1)     # (batch * 3, 3, side, side)
     return theirs, batch
 
@@ -102,13 +102,12 @@ def test_the_naive_generation_says_what_the_cache_says(patches_only, same_layout
     """The whole sequence read again for each token, or keys and values kept: the same answer."""
     import naive
 
-    from vlm_utils.collate import collate_multi_image
     naive_model, ours = patches_only
     sample = samples[0]
     pixels = naive.load_pixels(sample.images, same_layout.image_processor)
     prompt, _ = naive.encode_text(sample, same_layout.tokenizer)
     expected = naive_model.generate(pixels.unsqueeze(0), torch.tensor([prompt]), new_tokens=12)
-    batch = collate_multi_image([sample], same_layout, for_generation=True)
+    batch = batch_of([sample], same_layout, for_generation=True)
     answer = ours.generate(**batch, max_new_tokens=12, do_sample=False, eos_token_id=-1,
                            pad_token_id=same_layout.pad_token_id)
     assert answer[0].tolist() == expected
@@ -118,12 +117,11 @@ def test_llava_reads_the_same_texts(make_model, same_layout, samples):
     """As many placeholders and as many answer tokens as ours, and a loss that is a number."""
     import library
 
-    from vlm_utils.collate import collate_multi_image
     parts = make_model()
     processor = library.make_processor(same_layout.tokenizer, same_layout.image_processor, 16)
     model = library.make_llava(parts.vision_encoder, parts.language_model, same_layout.tokenizer)
     theirs = library.collate(samples, processor)
-    ours = collate_multi_image(samples, same_layout)
+    ours = batch_of(samples, same_layout)
     for name in ("input_ids", "attention_mask", "labels"):
         torch.testing.assert_close(theirs[name], ours[name])
     torch.testing.assert_close(theirs["pixel_values"], ours["pixel_values"])

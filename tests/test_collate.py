@@ -1,24 +1,23 @@
 """Samples with different numbers of images in one batch: no image invented, none lost."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import TOKENS
+from conftest import TOKENS, batch_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from vlm_utils.collate import (
     LengthGroupedSampler,
-    collate_multi_image,
-    collate_padded_images,
-    generation_loader,
-    pad_texts,
-    wasted_share,
+    collate,
+    fill_with_black_images,
 )
-from vlm_utils.datasets import Sample, build_tasks
+from vlm_utils.datasets import EncodedSamples, Sample, build_tasks
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def samples(make_sample):
 # --- images ------------------------------------------------------------------------------------
 
 def test_images_are_one_flat_stack_in_order(processor, samples):
-    stack = collate_multi_image(samples, processor)["pixel_values"]
+    stack = batch_of(samples, processor)["pixel_values"]
     images = [image for sample in samples for image in sample.images]
     assert stack.shape == (7, 3, 64, 64)
     assert torch.equal(stack, processor.pixel_values(images))
@@ -39,7 +38,7 @@ def test_images_are_one_flat_stack_in_order(processor, samples):
 @given(st.lists(st.integers(1, 8), min_size=1, max_size=4))
 @settings(max_examples=20)
 def test_there_are_as_many_images_as_the_samples_have(processor, make_sample, counts):
-    batch = collate_multi_image([make_sample(n, seed=i) for i, n in enumerate(counts)], processor)
+    batch = batch_of([make_sample(n, seed=i) for i, n in enumerate(counts)], processor)
     assert len(batch["pixel_values"]) == sum(counts)
     placeholders = (batch["input_ids"] == processor.image_token_id).sum(1)
     assert placeholders.tolist() == [n * TOKENS for n in counts]
@@ -55,7 +54,7 @@ def test_a_black_image_is_an_image(model, processor, picture):
     processor = copy.copy(processor)
     processor.image_processor = Plain()
     black = Sample([picture(1), Image.new("RGB", (64, 64))], "<image><image>Go", "Yes.", "compare")
-    batch = collate_multi_image([black], processor)
+    batch = batch_of([black], processor)
     assert len(batch["pixel_values"]) == 2 and not batch["pixel_values"][1].any()
     assert batch["attention_mask"].all()
     white = batch | {"pixel_values": batch["pixel_values"].clone()}
@@ -66,7 +65,7 @@ def test_a_black_image_is_an_image(model, processor, picture):
 def test_encoded_images_take_the_place_of_pixels(processor):
     samples = [Sample([], "<image>" * n + "Go", "Yes.", "select", torch.full((n, 16, 32), float(n)))
                for n in (2, 1)]
-    batch = collate_multi_image(samples, processor)
+    batch = batch_of(samples, processor)
     assert "pixel_values" not in batch
     assert batch["image_features"][:, 0, 0].tolist() == [2, 2, 1]
 
@@ -74,7 +73,7 @@ def test_encoded_images_take_the_place_of_pixels(processor):
 # --- text --------------------------------------------------------------------------------------
 
 def test_training_pads_on_the_right_and_learns_answers_alone(processor, samples):
-    batch = collate_multi_image(samples, processor)
+    batch = batch_of(samples, processor)
     lengths = batch["attention_mask"].sum(1)
     assert batch["input_ids"].shape == batch["labels"].shape == (3, int(lengths.max()))
     for row, sample in enumerate(samples):
@@ -88,7 +87,7 @@ def test_training_pads_on_the_right_and_learns_answers_alone(processor, samples)
 
 
 def test_generation_pads_on_the_left_and_does_not_know_the_answers(processor, samples):
-    batch = collate_multi_image(samples, processor, for_generation=True)
+    batch = batch_of(samples, processor, for_generation=True)
     assert "labels" not in batch
     longest = batch["input_ids"].shape[1]
     for row, sample in enumerate(samples):
@@ -101,7 +100,7 @@ def test_generation_pads_on_the_left_and_does_not_know_the_answers(processor, sa
 def test_the_end_is_learnt_and_padding_is_not_where_both_are_one_token(make_processor, samples):
     tokenizer = copy.deepcopy(make_processor().tokenizer)
     tokenizer.pad_token = tokenizer.eos_token
-    batch = collate_multi_image(samples, make_processor(tokenizer))
+    batch = batch_of(samples, make_processor(tokenizer))
     for labels, mask in zip(batch["labels"], batch["attention_mask"], strict=True):
         assert (labels == tokenizer.eos_token_id).sum() == 1
         assert labels[int(mask.sum()) - 1] == tokenizer.eos_token_id
@@ -110,7 +109,7 @@ def test_the_end_is_learnt_and_padding_is_not_where_both_are_one_token(make_proc
 @given(st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=6), min_size=1), st.booleans())
 def test_padding_loses_no_token(rows, left):
     encoded = [{"input_ids": row, "labels": [-100] * (len(row) - 1) + row[-1:]} for row in rows]
-    batch = pad_texts(encoded, 0, left)
+    batch = collate(encoded, 0, left)
     for i, row in enumerate(encoded):
         kept = batch["attention_mask"][i].bool()
         assert batch["input_ids"][i][kept].tolist() == row["input_ids"]
@@ -119,29 +118,24 @@ def test_padding_loses_no_token(rows, left):
         assert kept[-1 if left else 0]
 
 
-def test_the_wasted_share_counts_padding():
-    encoded = [{"input_ids": [1] * n, "labels": [1] * n} for n in (4, 1, 1)]
-    assert wasted_share(pad_texts(encoded, 0, left=False)) == pytest.approx(6 / 12)
-
-
 # --- errors ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("prompt", ["<image><image><image>Go", "<image><image>", "Go"])
 def test_a_sample_that_fails_is_named_and_not_replaced(processor, samples, prompt):
     samples[1] = Sample(samples[0].images, prompt, "Yes.", "select")
     with pytest.raises(ValueError, match="sample 1 of the batch: the prompt"):
-        collate_multi_image(samples, processor)
+        batch_of(samples, processor)
 
 
 def test_too_long_a_sample_is_named(make_processor, samples):
-    longest = collate_multi_image(samples, make_processor())["input_ids"].shape[1]
+    longest = batch_of(samples, make_processor())["input_ids"].shape[1]
     with pytest.raises(ValueError, match=f"sample 2 of the batch: the sample is {longest} tokens"):
-        collate_multi_image(samples, make_processor(max_length=longest - 1))
+        batch_of(samples, make_processor(max_length=longest - 1))
 
 
 def test_an_empty_batch_is_refused(processor):
     with pytest.raises(ValueError, match="empty batch"):
-        collate_multi_image([], processor)
+        batch_of([], processor)
 
 
 # --- the naive way -----------------------------------------------------------------------------
@@ -155,9 +149,9 @@ def answer_logits(model, batch, row):
 def test_zero_images_leak_into_the_answers_and_no_images_do_not(model, processor, make_sample):
     """A trap: padded with images, a short sample's answer depends on its neighbours."""
     short, long = make_sample(1, seed=1), make_sample(3, seed=2)
-    alone = answer_logits(model, collate_multi_image([short], processor), 0)
-    flat = answer_logits(model, collate_multi_image([short, long], processor), 0)
-    padded_batch = collate_padded_images([short, long], processor, num_images=3)
+    alone = answer_logits(model, batch_of([short], processor), 0)
+    flat = answer_logits(model, batch_of([short, long], processor), 0)
+    padded_batch = batch_of(fill_with_black_images([short, long], 3), processor)
     padded = answer_logits(model, padded_batch, 0)
     assert torch.allclose(flat, alone, atol=1e-5, rtol=1e-4)
     assert (padded - alone).abs().max() > 0.1
@@ -169,7 +163,7 @@ def test_zero_images_leak_into_the_answers_and_no_images_do_not(model, processor
 
 def test_the_naive_way_has_a_limit(processor, make_sample):
     with pytest.raises(ValueError, match="3 images, more than 2"):
-        collate_padded_images([make_sample(3)], processor, num_images=2)
+        fill_with_black_images([make_sample(3)], num_images=2)
 
 
 # --- batches of similar length -----------------------------------------------------------------
@@ -177,6 +171,8 @@ def test_the_naive_way_has_a_limit(processor, make_sample):
 @given(st.lists(st.integers(1, 99), max_size=80), st.integers(1, 7), st.integers(0, 3),
        st.integers(1, 4))
 def test_an_epoch_takes_every_sample_at_most_once(lengths, batch_size, seed, window):
+    if len(lengths) < batch_size:
+        return
     sampler = LengthGroupedSampler(lengths, batch_size, seed, window)
     again = LengthGroupedSampler(lengths, batch_size, seed, window)
     for _ in range(2):
@@ -207,10 +203,28 @@ def test_grouping_saves_padding():
     assert padding(LengthGroupedSampler(lengths, 16)) < 0.3 * padding(by_chance)
 
 
-def test_generation_batches_keep_the_order(earth_table, processor):
-    dataset = build_tasks(earth_table, {"select 2": 5}, seed=0)
-    batches = list(generation_loader(dataset, processor, 2))
+def test_a_plain_loader_takes_the_collator(earth_table, processor):
+    dataset = EncodedSamples(build_tasks(earth_table, {"select 2": 5}, seed=0), processor)
+    loader = DataLoader(dataset, batch_size=2,
+                        collate_fn=partial(collate, pad_token_id=processor.pad_token_id))
+    batches = list(loader)
     assert [len(b["input_ids"]) for b in batches] == [2, 2, 1]
-    texts = [processor.decode(row) for b in batches for row in b["input_ids"]]
-    for text, recipe in zip(texts, dataset.recipes, strict=True):
-        assert text.endswith(recipe.prompt.replace("<image>", ""))
+    assert [len(b["pixel_values"]) for b in batches] == [4, 4, 2]
+
+
+def test_samples_without_images_alone_and_among_others(processor, make_sample):
+    text = Sample([], "Is a lake wet?", "Yes.", "ask")
+    alone = batch_of([text, text], processor)
+    assert "pixel_values" not in alone and len(alone["input_ids"]) == 2
+    mixed = batch_of([text, make_sample(2), text], processor)
+    assert len(mixed["pixel_values"]) == 2
+    placeholders = (mixed["input_ids"] == processor.image_token_id).sum(1)
+    assert placeholders.tolist() == [0, 2 * TOKENS, 0]
+
+
+@pytest.mark.parametrize("batch_size, window, message", [
+    (0, 2, "at least 1, not 0 and 2"), (2, -1, "at least 1, not 2 and -1"),
+    (4, 2, "3 samples do not fill one batch of 4")])
+def test_batches_that_cannot_be_made_are_refused(batch_size, window, message):
+    with pytest.raises(ValueError, match=message):
+        LengthGroupedSampler([1, 2, 3], batch_size, window=window)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,14 @@ from hypothesis import strategies as st
 
 from vlm_utils import tiny_earth
 from vlm_utils.datasets import (
+    EncodedSamples,
     Recipe,
     TaskDataset,
     Truth,
     build_recipes,
     build_tasks,
     encode_sample,
-    encode_samples,
+    encode_text,
     feasible,
     load_image_table,
     mask_prompt,
@@ -105,24 +107,36 @@ def test_a_sample_is_prompt_and_answer_and_only_the_answer_is_learnt(processor, 
     assert processor.image_token_id not in encoded["labels"]
 
 
-def test_without_an_answer_the_prompt_alone_is_encoded(processor, make_sample):
-    encoded = encode_sample(make_sample(2, answer=None), processor)
-    assert set(encoded["labels"]) == {-100}
-    assert len(encoded["labels"]) == len(encoded["input_ids"])
+def test_for_generation_the_prompt_alone_is_encoded(processor, make_sample):
+    sample = make_sample(2)
+    encoded = encode_sample(sample, processor, for_generation=True)
+    assert encoded["input_ids"] == processor.encode_prompt(sample.prompt, 2)
+    assert "labels" not in encoded and encoded["pixel_values"].shape[0] == 2
+
+
+def test_a_sample_without_an_answer_is_not_learnt_from(processor, make_sample):
+    with pytest.raises(ValueError, match="no answer to learn from"):
+        encode_sample(make_sample(2, answer=None), processor)
 
 
 def test_a_recipe_is_encoded_as_its_sample(earth_table, processor):
     recipe = build_recipes(earth_table.truth, {"select 3": 1}, seed=0)[0]
     sample = TaskDataset(earth_table, [recipe])[0]
-    assert encode_sample(recipe, processor) == encode_sample(sample, processor)
+    assert encode_text(recipe, processor) == encode_text(sample, processor)
 
 
-def test_many_recipes_are_encoded_as_each_alone(earth_table, processor):
-    recipes = build_recipes(earth_table.truth, {"select 3": 20, "compare 2": 20}, seed=0)
-    recipes += recipes[:5]                                # what repeats is tokenised once
-    together = encode_samples(recipes, processor)
-    assert together == [encode_sample(recipe, processor) for recipe in recipes]
-    assert together[0] is not together[40]
+def test_samples_tokenised_once_are_encoded_as_each_alone(earth_table, processor):
+    dataset = build_tasks(earth_table, {"select 3": 20, "compare 2": 20}, seed=0)
+    dataset.recipes += dataset.recipes[:5]                # what repeats is tokenised once
+    together = EncodedSamples(dataset, processor)
+    assert len(together) == 45
+    for i in (0, 3, 42):
+        alone = encode_sample(dataset[i], processor)
+        assert together[i]["input_ids"] == alone["input_ids"]
+        assert together[i]["labels"] == alone["labels"]
+        assert torch.equal(together[i]["pixel_values"], alone["pixel_values"])
+    assert together.lengths == [len(encode_text(r, processor)["input_ids"])
+                                for r in dataset.recipes]
 
 
 def test_a_sample_is_never_cut_but_refused(make_processor, make_sample):
@@ -146,12 +160,12 @@ def test_a_task_data_set_joins_recipes_and_images(earth_table):
 
 def test_encoded_images_replace_pictures_and_these_can_still_be_seen(earth_table):
     features = torch.arange(len(earth_table)).view(-1, 1, 1).expand(-1, 16, 32)
-    dataset = TaskDataset(earth_table, [Recipe((5, 2), "<image><image>Go", "Yes.", "select")],
-                          features)
+    dataset = TaskDataset(replace(earth_table, image_features=features),
+                          [Recipe((5, 2), "<image><image>Go", "Yes.", "select")])
     assert dataset[0].images == []
     assert dataset[0].image_features[:, 0, 0].tolist() == [5, 2]
     assert len(dataset.with_images(0).images) == 2
-    assert dataset.of_task("select").features is features
+    assert dataset.of_task("select").table.image_features is features
 
 
 # --- splits ------------------------------------------------------------------------------------
@@ -173,7 +187,7 @@ def test_every_frame_of_the_embedded_world_keeps_its_truth():
     assert len(table) == len(table.truth.scenes) == len(table.truth.captions)
     assert len(table) == len(singles) + sum(map(len, series["dates"]))
     assert np.array_equal(table.image(3), singles[3]["image"])
-    rows = table.truth.places[7]
+    rows = table.truth.sites[7]
     for row, frame, scene in zip(rows, series[7]["frames"], series[7]["scenes"], strict=True):
         assert np.array_equal(table.image(row), frame)
         assert table.truth.scenes[row] == tiny_earth.Scene.from_json(scene)
@@ -219,7 +233,7 @@ def test_a_users_captions_make_selections(folder_of_images):
 def test_frames_without_captions_stay_together_in_order(folder_of_images, picture):
     (folder_of_images / "metadata.jsonl").unlink()
     table = load_image_table(get_profile(), "train")
-    assert table.truth.places == [tuple(range(9))]
+    assert table.truth.sites == [tuple(range(9))]
     assert all(np.array_equal(table.image(i), picture(i)) for i in range(9))
     dataset = build_tasks(table, MIXTURE, seed=0)
     assert {r.task for r in dataset.recipes} == {"describe", "compare", "sequence"}

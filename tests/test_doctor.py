@@ -63,7 +63,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
 
 def test_another_version_than_the_tested_one_is_noted_with_both(monkeypatch, tmp_path):
     (tmp_path / "constraints.txt").write_text("einops==0.0.1\nnot-installed-here==1.0\n")
-    monkeypatch.setattr(doctor, "ROOT", tmp_path)
+    monkeypatch.setattr(doctor, "REPOSITORY", tmp_path)
     found = doctor.packages()
     assert level(found) == "note" and "einops" in found.text and "(0.0.1)" in found.text
     assert "not-installed-here" not in found.text

@@ -56,7 +56,7 @@ def trained(table):
     model, processor = load_checkpoint(data_folder() / "tiny_vlm")
     dataset = build_tasks(table, {"select 3": 200, "compare 2": 150, "sequence 2": 100,
                                   "sequence 3": 100, "sequence 4": 100}, seed=5)
-    dataset.features = encode_table(table, model, processor)
+    dataset.table.image_features = encode_table(table, model, processor)
     return model, processor, dataset
 
 

@@ -319,10 +319,9 @@ def test_accuracy_by_position_shows_a_bias():
 
 @pytest.fixture
 def dataset(earth_table, make_model, processor):
-    made = build_tasks(earth_table, {"select 2": 6, "sequence 3": 5, "refer 1": 4}, seed=0)
     pixels = processor.pixel_values([earth_table.image(i) for i in range(len(earth_table))])
-    made.features = make_model().encode_images(pixels).half()
-    return made
+    table = replace(earth_table, image_features=make_model().encode_images(pixels).half())
+    return build_tasks(table, {"select 2": 6, "sequence 3": 5, "refer 1": 4}, seed=0)
 
 
 def test_predictions_come_in_the_order_of_the_samples(model, processor, dataset):
@@ -330,15 +329,17 @@ def test_predictions_come_in_the_order_of_the_samples(model, processor, dataset)
     assert together["answer"].tolist() == [r.answer for r in dataset.recipes]
     assert together["num_images"].tolist() == [len(r.rows) for r in dataset.recipes]
     for i, text in enumerate(together["prediction"]):
-        alone = TaskDataset(dataset.table, [dataset.recipes[i]], dataset.features)
+        alone = replace(dataset, recipes=[dataset.recipes[i]])
         assert predict(model, processor, alone, max_new_tokens=5)["prediction"].item() == text
     assert together["prediction"].nunique() > 3
 
 
 def test_pictures_and_their_features_are_answered_alike(model, processor, dataset):
-    pictures = TaskDataset(dataset.table, dataset.recipes)
-    encoded = TaskDataset(dataset.table, dataset.recipes, model.encode_images(
-        processor.pixel_values([dataset.table.image(i) for i in range(len(dataset.table))])))
+    table = dataset.table
+    features = model.encode_images(
+        processor.pixel_values([table.image(i) for i in range(len(table))]))
+    pictures, encoded = (replace(dataset, table=replace(table, image_features=each))
+                         for each in (None, features))
     first, second = (predict(model, processor, d, max_new_tokens=4)["prediction"].tolist()
                      for d in (pictures, encoded))
     assert first == second
@@ -434,7 +435,7 @@ def test_the_image_put_into_a_selection_does_not_fit_its_description(earth_table
 def test_the_image_put_in_is_of_another_place(earth_table):
     """Frames of one place look alike: one of them would be no unrelated image."""
     dataset = build_tasks(earth_table, {"select 2": 60, "refer 2": 60}, seed=5)
-    places = {row: rows for rows in earth_table.truth.places for row in rows}
+    places = {row: rows for rows in earth_table.truth.sites for row in rows}
     positions = set()
     for old, new in zip(dataset.recipes, with_unrelated(dataset, seed=6).recipes, strict=True):
         added, = set(new.rows) - set(old.rows)
@@ -451,7 +452,7 @@ def test_what_another_image_could_change_is_refused(earth_table, caption_truth):
     with pytest.raises(ValueError, match="sample 0 has 3 images and the model has names for 3"):
         with_unrelated(full, max_images=3)
     every_row = [Recipe(tuple(range(4)), "<image>" * 4 + "Which?", "<image_1>", "select")]
-    few = Truth([None] * 4, caption_truth.captions[:4], caption_truth.places[:4])
+    few = Truth([None] * 4, caption_truth.captions[:4], caption_truth.sites[:4])
     with pytest.raises(ValueError, match="none of the 4 images shows another place"):
         with_unrelated(TaskDataset(type("Table", (), {"truth": few}), every_row))
 
@@ -480,7 +481,7 @@ def test_reversed_frames_have_the_answer_that_is_true_backwards(dataset):
 
 def test_blind_shows_the_mean_image_everywhere(dataset):
     unseeing = blind(dataset)
-    expected = dataset.features.float().mean(0)
+    expected = dataset.table.image_features.float().mean(0)
     for i in (0, 7):
         features = unseeing[i].image_features
         assert features.shape == dataset[i].image_features.shape
@@ -489,9 +490,9 @@ def test_blind_shows_the_mean_image_everywhere(dataset):
 
 
 def test_controls_leave_the_samples_as_they_were(dataset):
-    before, features = list(dataset.recipes), dataset.features
+    before, features = list(dataset.recipes), dataset.table.image_features
     for control in (blind, shuffled):
         control(dataset)
     permuted(dataset.of_task("select"))
     with_unrelated(dataset.of_task("select"))
-    assert dataset.recipes == before and dataset.features is features
+    assert dataset.recipes == before and dataset.table.image_features is features

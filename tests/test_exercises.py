@@ -163,8 +163,8 @@ WRONG = {
          "    for prediction, answer in zip(predictions, answers):", "were dropped"),
         ("named == {answer}", "answer in prediction", "names two images"),
         ("named == {answer}", "prediction == answer", "the identifier alone"),
-        (" / len(answers)", "", "a count came"),
-        ("right / len", "100 * right / len", "a percentage came")],
+        (" / len(answers)", "", "that is a count"),
+        ("right / len", "100 * right / len", "that is a percentage")],
     "wilson": [
         ("return centre - half, centre + half", "half = z * math.sqrt(p * (1 - p) / total)\n"
          "    return p - half, p + half", "normal approximation"),
@@ -173,7 +173,7 @@ WRONG = {
         ("z / shrink *", "z *", "the half width was not divided"),
         ("centre - half, centre + half", "centre + half, centre - half", "swapped"),
         ("centre - half, centre + half", "100 * (centre - half), 100 * (centre + half)",
-         "percentages came")],
+         "these are percentages")],
     "permute_selection": [
         ("order.index(right) + 1", "right + 1", "the answer did not"),
         ("order.index(right)", "order[right]", "moved by the inverse"),
@@ -186,7 +186,7 @@ WRONG = {
          "second - 1] == first - 1", "        agreed += first is None or order[second - 1] == "
          "first - 1", "was counted as agreement"),
         ("order[second - 1] == first - 1", "order[first - 1] == second - 1", "by the inverse"),
-        (" / len(selections)", "", "a count came")],
+        (" / len(selections)", "", "that is a count")],
     "predict_scores": [
         ("length**2", "length", "the length is not squared"),
         ("(tokens_per_image + 1)", "tokens_per_image", "the identifiers were forgotten"),
@@ -262,7 +262,7 @@ def test_no_result_is_explained_by_two_mistakes(name, monkeypatch):
     """Else a student may read of a mistake that is not theirs."""
     seen = []
 
-    def compare(came, expected, inputs, mistakes=()):
+    def compare(result, expected, inputs, mistakes=()):
         seen.append(mistakes)
         for i, (one, message) in enumerate(mistakes):
             for other, text in mistakes[:i]:
@@ -310,7 +310,7 @@ def test_an_exception_is_told_with_type_message_and_line(capsys):
 def test_a_wrong_result_is_shown_with_input_and_expectation(capsys):
     said = verdict(capsys, "wasted_tokens", lambda lengths, batch_size: 5)
     assert "lengths = [3, 8, 4, 4, 10, 2, 7, 5]" in said and "batch_size = 3" in said
-    assert "came\n    5\nexpected\n    25\n" in said
+    assert "result\n    5\nexpected\n    25\n" in said
 
 
 def test_pytorchs_own_not_implemented_error_is_no_stub(capsys):

@@ -12,6 +12,7 @@ import yaml
 from conftest import REPOSITORY
 
 from vlm_utils import profiles
+from vlm_utils.loading import lesson_checkpoint
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -31,7 +32,7 @@ ORDER = (
     ("making",),
     ("course", "check"),
 )
-MOST_ENTRIES, MOST_LINES, MOST_OF_A_FUNCTION = 22, 350, 60
+MOST_ENTRIES, MOST_LINES, MOST_OF_A_FUNCTION = 22, 350, 50
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
@@ -308,10 +309,10 @@ def test_images_from_no_folder_are_refused(monkeypatch, tmp_path):
 
 
 def test_profiles_write_into_folders_of_their_own(monkeypatch, tmp_path):
-    monkeypatch.setenv("VLM_OUTPUT", str(tmp_path))
-    assert profiles.output_folder() == tmp_path / "tiny"
-    monkeypatch.setenv("VLM_PROFILE", "full")
-    assert profiles.output_folder() == tmp_path / "full"
+    monkeypatch.setenv("VLM_OUTPUT", str(tmp_path / "out"))
+    folders = {lesson_checkpoint(profiles.get_profile(name)).parent for name in ("tiny", "full")}
+    assert folders == {tmp_path / "out" / "tiny", tmp_path / "out" / "full"}
+    assert not (tmp_path / "out").exists(), "only what is written makes a folder"
 
 
 def test_a_lesson_says_what_runs(capsys, monkeypatch, tmp_path):

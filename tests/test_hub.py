@@ -14,6 +14,7 @@ import torch
 from conftest import (
     SMALL_VIT,
     TEXTS,
+    batch_of,
     filled_tokenizer,
     into_hub_cache,
     plain_tokenizer,
@@ -24,14 +25,13 @@ from conftest import (
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTForImageClassification
 
 from vlm_utils.architecture import count_parameters
-from vlm_utils.collate import collate_multi_image
 from vlm_utils.course import prefetch as prefetch_module
 from vlm_utils.course.prefetch import prefetch
 from vlm_utils.datasets import Sample, build_tasks, load_image_table
 from vlm_utils.loading import load_base_model, load_checkpoint
 from vlm_utils.profiles import get_profile
 from vlm_utils.sources.hub import PREFETCH, MissingFiles, damaged, fetch, in_cache, repositories
-from vlm_utils.training import TrainingSettings, encode_table, train
+from vlm_utils.training import TrainingSettings, encode_table, start_run, train
 
 FULL = get_profile("full")
 ROWS = {"train": 12, "validation": 3, "test": 4}
@@ -125,14 +125,14 @@ def test_the_full_profile_trains_a_step_saves_and_answers(filled, attempts, tmp_
     table = load_image_table(FULL, "train")
     dataset = build_tasks(table, dict.fromkeys(FULL.mixture, 4), seed=0)
     assert {r.task for r in dataset.recipes} == {"describe", "select", "refer"}
-    dataset.features = encode_table(table, model, processor)
+    dataset.table.image_features = encode_table(table, model, processor)
     before = model.projector.layers[0].weight.clone()
-    history = train(model, dataset, processor, TrainingSettings.of(
-        FULL, steps=1, batch_size=8, warmup_steps=0), folder=tmp_path / "run")
+    settings = TrainingSettings.of(FULL, steps=1, batch_size=8, warmup_steps=0)
+    history = train(start_run(model, processor, dataset, settings), tmp_path / "run")
     assert len(history) == 1
     assert not torch.equal(model.projector.layers[0].weight, before)
     again, processor = load_checkpoint(tmp_path / "run")
-    batch = collate_multi_image([dataset.with_images(0)], processor, for_generation=True)
+    batch = batch_of([dataset.with_images(0)], processor, for_generation=True)
     ids = again.generate(**batch, max_new_tokens=4, do_sample=False,
                          pad_token_id=processor.pad_token_id)
     assert isinstance(processor.decode(ids[0]), str)
@@ -345,7 +345,7 @@ def test_the_real_shapes_load_and_have_135_291_456_trainable_parameters(cache, a
     assert counts["vision_encoder"]["trainable"] == 0
     sample = Sample([picture(i, (300, 224)) for i in range(2)], "<image><image>What changed?",
                     "Nothing changed.", "compare")
-    batch = collate_multi_image([sample], processor)
+    batch = batch_of([sample], processor)
     assert batch["pixel_values"].shape == (2, 3, 224, 224)
     assert (batch["input_ids"] == processor.image_token_id).sum() == 2 * 196
     with torch.no_grad():

@@ -294,7 +294,7 @@ def test_real_photos_are_split_and_asked_about(real_images, monkeypatch):
 def test_real_frames_make_a_sequence(real_images, monkeypatch, processor):
     monkeypatch.setenv("VLM_IMAGES", str(real_images / "airport"))
     table = load_image_table(get_profile(), "test")
-    assert len(table) == 16 and table.truth.places == [tuple(range(16))]
+    assert len(table) == 16 and table.truth.sites == [tuple(range(16))]
     with Image.open(real_images / "airport" / "frame_10.png") as frame:
         assert np.array_equal(table.image(10), frame.convert("RGB"))
     dataset = build_tasks(table, {"sequence 8": 3, "select 2": 3}, seed=0)

@@ -8,6 +8,7 @@ import weakref
 
 import pytest
 import torch
+from conftest import batch_of
 from IPython.core.interactiveshell import InteractiveShell
 
 from vlm_utils import memory
@@ -76,18 +77,6 @@ def test_counting_touches_nothing_but_tensors(recwarn):
     assert [str(warning.message) for warning in recwarn] == []
 
 
-def test_the_largest_tensors_come_first_and_once():
-    large, small = torch.zeros(3000, 1000), torch.zeros(2500, 1000, dtype=torch.float16)
-    view = large[:7]
-    table = memory.live_tensors(top=200)
-    assert table["MB"].is_monotonic_decreasing
-    found = table[table["MB"].isin([12.0, 5.0])]
-    assert found["MB"].tolist() == [12.0, 5.0]
-    assert found["dtype"].tolist() == ["float32", "float16"]
-    assert small.shape in found["shape"].tolist() and len(view) == 7
-    assert len(memory.live_tensors(top=1)) == 1
-
-
 def test_what_training_keeps_is_exact():
     """1,000 x 500 weights and 500 biases in float32, Adam's two moments of each."""
     model = torch.nn.Linear(1000, 500)
@@ -106,9 +95,8 @@ def test_what_training_keeps_is_exact():
 
 
 def test_frozen_weights_need_neither_gradient_nor_moments(model, processor, make_sample):
-    from vlm_utils.collate import collate_multi_image
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
-    model(**collate_multi_image([make_sample(2)], processor)).loss.backward()
+    model(**batch_of([make_sample(2)], processor)).loss.backward()
     optimizer.step()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad) * 4 / MB
     kept = memory.training_memory(model, optimizer)

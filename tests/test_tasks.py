@@ -97,7 +97,7 @@ def test_distractors_share_something_with_the_true_image(earth_truth):
 # --- compare -----------------------------------------------------------------------------------
 
 def test_compare_tells_the_true_change_between_two_dates_of_one_place(earth_truth):
-    place_of = {row: place for place, rows in enumerate(earth_truth.places) for row in rows}
+    place_of = {row: place for place, rows in enumerate(earth_truth.sites) for row in rows}
     for recipe in draw("compare", earth_truth, 2, 100):
         first, second = recipe.rows
         assert place_of[first] == place_of[second]
@@ -122,7 +122,7 @@ def test_the_second_image_alone_does_not_tell_what_changed(earth_truth):
 # --- sequence ----------------------------------------------------------------------------------
 
 def test_a_sequence_shows_one_place_forwards_or_backwards(earth_truth):
-    places = [set(rows) for rows in earth_truth.places]
+    places = [set(rows) for rows in earth_truth.sites]
     forwards = []
     for recipe in draw("sequence", earth_truth, 3, 200):
         rows = list(recipe.rows)
@@ -148,7 +148,7 @@ def test_reversed_in_time_the_answer_is_another_unless_nothing_changes_or_it_com
 
 
 def test_a_sequence_longer_than_any_is_refused(earth_truth):
-    longest = max(map(len, earth_truth.places))
+    longest = max(map(len, earth_truth.sites))
     with pytest.raises(ValueError, match=f"of {longest + 1} images .* has {longest}"):
         draw("sequence", earth_truth, longest + 1, 1)
 
@@ -213,7 +213,7 @@ def test_each_answers_for_every_image_that_it_names(earth_truth):
             scene = earth_truth.scenes[recipe.rows[k - 1]]
             said = part.removeprefix(identifier(k) + " ")
             at = {tiny_earth.where(f.place): f.kind for f in scene.features}
-            place = next((w for w in map(tiny_earth.where, tiny_earth.PLACES)
+            place = next((w for w in map(tiny_earth.where, tiny_earth.CELLS)
                           if w in recipe.prompt), None)
             kind = next((f for f in scene.features if f.kind in recipe.prompt), None)
             if place:

@@ -49,12 +49,12 @@ def test_a_sampled_scene_obeys_the_rules_of_its_world(scene):
     assert set(kinds) <= set(tiny_earth.allowed_kinds(scene.cover)) <= set(tiny_earth.KINDS)
     assert len(set(kinds)) == len(kinds)
     lines = [f for f in scene.features if f.place in tiny_earth.LINE_PLACES]
-    points = [f.place for f in scene.features if f.place in tiny_earth.PLACES]
+    points = [f.place for f in scene.features if f.place in tiny_earth.CELLS]
     assert len(lines) <= (scene.cover != "water") and len(points) <= 3
     assert len(set(points)) == len(points) == len(scene.features) - len(lines)
     taken = 2 * len(lines) + len(points)  # a line passes two cells, none of them taken
-    assert len(tiny_earth.free_places(scene)) == 4 - taken
-    assert not set(tiny_earth.free_places(scene)) & set(points)
+    assert len(tiny_earth.free_cells(scene.features)) == 4 - taken
+    assert not set(tiny_earth.free_cells(scene.features)) & set(points)
 
 
 @given(scenes)

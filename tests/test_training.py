@@ -3,6 +3,7 @@ nothing."""
 
 import json
 import shutil
+import signal
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from vlm_utils.architecture import MultiImageVLM
-from vlm_utils.datasets import Recipe, TaskDataset, build_tasks, load_image_table
+from vlm_utils.datasets import Recipe, build_tasks, load_image_table
 from vlm_utils.loading import (
     find_trained_model,
     lesson_checkpoint,
@@ -22,9 +23,10 @@ from vlm_utils.training import (
     TrainingSettings,
     answer_weights,
     encode_table,
-    loop,
     make_optimizer,
     parameter_groups,
+    resume_run,
+    start_run,
     train,
 )
 
@@ -34,9 +36,8 @@ MIXTURE = {"select 2": 12, "compare 2": 8, "sequence 2-4": 8}   # 28 samples: 3 
 
 @pytest.fixture
 def dataset(earth_table, make_model, processor):
-    made = build_tasks(earth_table, MIXTURE, seed=0)
-    made.features = encode_table(earth_table, make_model(), processor)
-    return made
+    features = encode_table(earth_table, make_model(), processor)
+    return build_tasks(replace(earth_table, image_features=features), MIXTURE, seed=0)
 
 
 @pytest.fixture
@@ -120,9 +121,13 @@ def test_an_image_replaced_under_its_name_is_encoded_anew(tmp_path, picture, mod
     assert not torch.equal(before[[1]], after[[1]])
 
 
-def test_training_without_encoded_images_says_how_to_encode_them(earth_table, model, processor):
-    with pytest.raises(ValueError, match="not encoded: set dataset.features = encode_table"):
-        train(model, build_tasks(earth_table, MIXTURE, seed=0), processor, SETTINGS)
+def test_images_that_were_not_encoded_before_are_encoded_at_each_step(
+        earth_table, make_model, dataset, processor, encoded_images):
+    slow = losses(make_model(), replace(dataset, table=earth_table), processor, SETTINGS)
+    assert len(encoded_images) == SETTINGS.steps
+    fast = losses(make_model(), dataset, processor, SETTINGS)
+    assert len(encoded_images) == SETTINGS.steps
+    assert slow == pytest.approx(fast, rel=1e-2)         # kept features are in half precision
 
 
 # --- what decays -------------------------------------------------------------------------------
@@ -154,20 +159,30 @@ def test_the_row_of_an_unused_token_keeps_its_size(model, dataset, processor):
     embeddings.weight = nn.Parameter(model.get_input_embeddings().weight.detach().clone())
     model.language_model.lm_head = embeddings
     before = model.get_input_embeddings().weight[unused].clone()
-    train(model, dataset, processor, TrainingSettings(steps=3, batch_size=8, weight_decay=0.5,
-                                                      warmup_steps=0))
+    run_training(model, dataset, processor, TrainingSettings(
+        steps=3, batch_size=8, weight_decay=0.5, warmup_steps=0))
     assert torch.equal(model.get_input_embeddings().weight[unused], before)
 
 
 # --- the loop ----------------------------------------------------------------------------------
 
+def run_training(model, dataset, processor, settings, **options):
+    return train(start_run(model, processor, dataset, settings), **options)
+
+
 def losses(*arguments, **options):
-    return train(*arguments, **options)["loss"].tolist()
+    return run_training(*arguments, **options)["loss"].tolist()
+
+
+def resumed_losses(folder, dataset, settings=None):
+    """Of the run that a checkpoint holds, to its end; and the model."""
+    run = resume_run(folder, dataset, settings)
+    return train(run, folder)["loss"].tolist(), run.model
 
 
 def test_training_lowers_the_loss_and_leaves_the_encoder_alone(make_model, dataset, processor):
     model, before = make_model(), make_model()
-    history = train(model, dataset, processor, TrainingSettings(
+    history = run_training(model, dataset, processor, TrainingSettings(
         steps=40, batch_size=8, learning_rate=5e-3, warmup_steps=4))
     assert history["loss"].iloc[-5:].mean() < 0.5 * history["loss"].iloc[0]
     assert history["step"].tolist() == list(range(1, 41))
@@ -178,7 +193,7 @@ def test_training_lowers_the_loss_and_leaves_the_encoder_alone(make_model, datas
 
 
 def test_the_learning_rate_warms_up_and_falls_to_zero(model, dataset, processor):
-    rates = train(model, dataset, processor, SETTINGS)["learning_rate"]
+    rates = run_training(model, dataset, processor, SETTINGS)["learning_rate"]
     assert rates.iloc[0] == pytest.approx(SETTINGS.learning_rate / 2)
     assert rates.max() == pytest.approx(SETTINGS.learning_rate)
     assert rates.iloc[-1] == pytest.approx(0)
@@ -193,7 +208,7 @@ def test_one_seed_one_result(make_model, dataset, processor):
 
 
 def test_two_small_batches_train_as_one_large(make_model, dataset, processor):
-    eight = TaskDataset(dataset.table, dataset.recipes[:8], dataset.features)
+    eight = replace(dataset, recipes=dataset.recipes[:8])
     models, results = [make_model(), make_model()], []
     for model, (batch_size, accumulation) in zip(models, [(8, 1), (4, 2)], strict=True):
         results.append(losses(model, eight, processor, TrainingSettings(
@@ -214,27 +229,27 @@ def test_the_precision_can_be_changed_without_a_new_kernel(make_model, dataset, 
 
 def test_a_sample_without_an_answer_is_named(model, dataset, processor):
     dataset.recipes[2:4] = [Recipe((0, 1), "<image><image>What changed?", None, "compare")] * 2
-    with pytest.raises(ValueError, match=r"sample 2 has no answer .*\(2 of 28\)"):
-        train(model, dataset, processor, SETTINGS)
+    with pytest.raises(ValueError, match="sample 2 of 28: the sample has no answer"):
+        run_training(model, dataset, processor, SETTINGS)
 
 
 def test_too_few_samples_for_a_batch_are_refused(model, dataset, processor):
     with pytest.raises(ValueError, match="28 samples do not fill one batch of 32"):
-        train(model, dataset, processor, TrainingSettings(steps=1, batch_size=32))
+        run_training(model, dataset, processor, TrainingSettings(steps=1, batch_size=32))
 
 
 def test_a_loss_that_is_no_number_stops_and_writes_nothing(model, dataset, processor, tmp_path):
     with torch.no_grad():
         model.projector.layers[0].weight[0] = torch.nan
-    with pytest.raises(FloatingPointError, match="loss is nan at step 1"):
-        train(model, dataset, processor, SETTINGS, folder=tmp_path / "run")
+    with pytest.raises(FloatingPointError, match="loss is nan: lower the learning rate"):
+        run_training(model, dataset, processor, SETTINGS, folder=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_a_profile_gives_its_numbers_and_a_cpu_no_half_precision(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     settings = TrainingSettings.of(get_profile("full"), steps=7)
-    assert (settings.steps, settings.batch_size) == (7, get_profile("full").batch_size)
+    assert (settings.steps, settings.batch_size) == (7, get_profile("full").training.batch_size)
     assert settings.precision == "no"
 
 
@@ -258,41 +273,70 @@ def test_interrupted_and_resumed_is_as_never_interrupted(make_model, dataset, pr
     first = losses(make_model(), dataset, processor, settings, folder=tmp_path / "run",
                    on_step=interrupt_after(5))
     assert first == whole[:5]
-    model, processor = load_checkpoint(tmp_path / "run")
-    resumed = losses(model, dataset, processor, settings, folder=tmp_path / "run", resume=True)
+    resumed, model = resumed_losses(tmp_path / "run", dataset)
     assert resumed == pytest.approx(whole, rel=1e-6)
     for a, b in zip(model.parameters(), whole_model.parameters(), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
 
 
-def test_an_interrupt_in_the_middle_of_a_step_costs_that_step_only(make_model, dataset, processor,
-                                                                  tmp_path):
+@pytest.mark.parametrize("where", ["forward", "backward", "optimizer"])
+def test_the_stop_button_takes_effect_at_the_end_of_the_step(make_model, dataset, processor,
+                                                            tmp_path, where, monkeypatch):
+    """Pressed in the middle of the fifth step: it is finished, counted and saved, and no more."""
     whole = losses(make_model(), dataset, processor, SETTINGS)
-    model, passes = make_model(), []
+    model, calls = make_model(), []
 
-    def stop(*_):
-        passes.append(1)
-        if len(passes) == 5:
-            raise KeyboardInterrupt
+    def press(*_):
+        calls.append(1)
+        if len(calls) == 5:
+            signal.raise_signal(signal.SIGINT)
 
-    model.projector.register_full_backward_hook(stop)
-    first = losses(model, dataset, processor, SETTINGS, folder=tmp_path / "run")
-    assert first == whole[:4]
-    model, processor = load_checkpoint(tmp_path / "run")
-    resumed = losses(model, dataset, processor, SETTINGS, folder=tmp_path / "run", resume=True)
-    assert resumed == pytest.approx(whole, rel=1e-6)
+    run = start_run(model, processor, dataset, SETTINGS)
+    if where == "optimizer":
+        run.optimizer.optimizer.register_step_post_hook(press)
+    elif where == "forward":
+        model.projector.register_forward_hook(press)
+    else:
+        model.get_input_embeddings().weight.register_hook(press)
+    first = train(run, tmp_path / "run")["loss"].tolist()
+    assert first == whole[:5]
+    assert resumed_losses(tmp_path / "run", dataset)[0] == pytest.approx(whole, rel=1e-6)
+
+
+def test_pressed_twice_the_stop_button_interrupts_at_once(model, dataset, processor, tmp_path):
+    def press_twice(row):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    run = start_run(model, processor, dataset, SETTINGS)
+    before = signal.getsignal(signal.SIGINT)
+    model.projector.register_forward_hook(lambda *_: press_twice(None))
+    with pytest.raises(KeyboardInterrupt):
+        train(run, tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before and not (tmp_path / "run").exists()
+
+
+def test_a_model_leaves_training_as_it_came(make_model, dataset, processor):
+    """After half precision its forward is the plain one again, in float32."""
+    model = make_model()
+    run_training(model, dataset, processor, replace(SETTINGS, steps=2, precision="bf16"))
+    assert not hasattr(model.forward, "__wrapped__") and not model.training
+    assert all(p.grad is None for p in model.parameters())
+    history = losses(model, dataset, processor, replace(SETTINGS, steps=1))
+    seen = []
+    model.projector.register_forward_hook(lambda _, __, out: seen.append(out.dtype))
+    losses(model, dataset, processor, replace(SETTINGS, steps=1))
+    assert seen == [torch.float32] and len(history) == 1
 
 
 def test_a_finished_run_resumed_trains_no_more(make_model, dataset, processor, tmp_path):
     whole = losses(make_model(), dataset, processor, SETTINGS, folder=tmp_path / "run")
-    model, processor = load_checkpoint(tmp_path / "run")
-    assert losses(model, dataset, processor, SETTINGS, folder=tmp_path / "run",
-                  resume=True) == whole
+    assert resumed_losses(tmp_path / "run", dataset)[0] == whole
 
 
 def test_a_checkpoint_is_a_model_that_anyone_can_read(make_model, dataset, processor, tmp_path):
     model = make_model()
-    train(model, dataset, processor, SETTINGS, folder=tmp_path / "run")
+    run_training(model, dataset, processor, SETTINGS, folder=tmp_path / "run")
     again, _ = load_checkpoint(tmp_path / "run")
     for a, b in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -318,11 +362,11 @@ def test_a_crash_while_writing_leaves_the_last_checkpoint_whole(make_model, data
             monkeypatch.setattr(owner, where.split(".")[1], full_disk)
 
     with pytest.raises(OSError, match="no space"):
-        train(make_model(), dataset, processor, settings, tmp_path / "run", on_step=break_disk)
+        run_training(make_model(), dataset, processor, settings, folder=tmp_path / "run",
+                     on_step=break_disk)
     monkeypatch.undo()
-    monkeypatch.setattr(loop, "get_device", lambda: torch.device("cpu"))
-    model, processor = load_checkpoint(tmp_path / "run")
-    resumed = losses(model, dataset, processor, settings, folder=tmp_path / "run", resume=True)
+    monkeypatch.setattr("vlm_utils.loading.get_device", lambda: torch.device("cpu"))
+    resumed, _ = resumed_losses(tmp_path / "run", dataset)
     assert resumed == pytest.approx(whole, rel=1e-6)
 
 
@@ -407,9 +451,9 @@ def test_accumulated_batches_have_the_gradient_of_one_large_batch(make_model, da
     for settings in (large, replace(large, batch_size=2, accumulation=4)):
         model = make_model()
         seen = {}
-        monkeypatch.setattr(loop, "make_optimizer",
+        monkeypatch.setattr("vlm_utils.training.run.make_optimizer",
                             lambda model, settings, seen=seen: keep_gradients(model, seen))
-        train(model, dataset, processor, settings)
+        run_training(model, dataset, processor, settings)
         gradients.append(seen)
     assert gradients[0].keys() == gradients[1].keys() != set()
     for name, gradient in gradients[0].items():
@@ -427,19 +471,16 @@ def keep_gradients(model, seen):
 
 def test_resuming_with_other_settings_is_refused_and_they_are_named(make_model, dataset, processor,
                                                                   tmp_path):
-    train(make_model(), dataset, processor, SETTINGS, folder=tmp_path / "run",
+    run_training(make_model(), dataset, processor, SETTINGS, folder=tmp_path / "run",
           on_step=interrupt_after(3))
     other = TrainingSettings(**(vars(SETTINGS) | {"learning_rate": 1e-3, "checkpoint_every": 5}))
-    model, processor = load_checkpoint(tmp_path / "run")
     with pytest.raises(ValueError, match=r"other settings .*'learning_rate': \(0.003, 0.001\)}"):
-        train(model, dataset, processor, other, folder=tmp_path / "run", resume=True)
+        resume_run(tmp_path / "run", dataset, other)
 
 
-@pytest.mark.parametrize("folder", [None, "nowhere"])
-def test_resuming_from_nothing_is_refused(model, dataset, processor, tmp_path, folder):
+def test_resuming_from_nothing_is_refused(dataset, tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint to resume from"):
-        train(model, dataset, processor, SETTINGS, resume=True,
-              folder=folder and tmp_path / folder)
+        resume_run(tmp_path / "nowhere", dataset)
 
 
 def test_lesson_05_finds_what_lesson_04_wrote(make_model, dataset, processor):
@@ -447,9 +488,10 @@ def test_lesson_05_finds_what_lesson_04_wrote(make_model, dataset, processor):
     assert which == "the trained model in data/"
     with pytest.raises(FileNotFoundError, match="run lesson 04 first"):
         find_trained_model(get_profile("full"))
-    train(make_model(), dataset, processor, SETTINGS, folder=lesson_checkpoint())
+    run_training(make_model(), dataset, processor, SETTINGS,
+                 folder=lesson_checkpoint(get_profile("tiny")))
     folder, which = find_trained_model(get_profile("tiny"))
-    assert folder == output_folder() / "lesson_04" and "lesson 04 wrote" in which
+    assert folder == output_folder() / "tiny" / "lesson_04" and "lesson 04 wrote" in which
     shutil.rmtree(folder)
 
 

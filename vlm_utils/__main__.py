@@ -7,8 +7,9 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = ROOT / "notebooks"
+from vlm_utils.profiles import REPOSITORY
+
+NOTEBOOKS = REPOSITORY / "notebooks"
 
 
 # Each command imports what it needs when it runs: `doctor` must answer where torch cannot load.
@@ -57,7 +58,7 @@ def main() -> int:
                                  **settings)
 
     lessons = {"positional": True, "nargs": "*", "help": "numbers, as 01 04; default: all"}
-    output = {"type": Path, "default": ROOT / "build"}
+    output = {"type": Path, "default": REPOSITORY / "build"}
     profile = {"help": "tiny or full; default: VLM_PROFILE, else tiny"}
     add(course, "execute the lessons and write HTML pages", lessons=dict(lessons),
         output=dict(output),

@@ -41,9 +41,9 @@ def recover_checkpoint(folder: str | Path) -> None:
         old.rename(folder)
 
 
-def lesson_checkpoint() -> Path:
+def lesson_checkpoint(profile: Profile) -> Path:
     """Where lesson 04 writes its model."""
-    return output_folder() / "lesson_04"
+    return output_folder() / profile.name / "lesson_04"
 
 
 def find_trained_model(profile: Profile) -> tuple[Path, str]:
@@ -51,13 +51,14 @@ def find_trained_model(profile: Profile) -> tuple[Path, str]:
 
     Raises FileNotFoundError where there is neither.
     """
-    recover_checkpoint(lesson_checkpoint())
-    if (lesson_checkpoint() / "config.json").is_file():
-        return lesson_checkpoint(), "the checkpoint that lesson 04 wrote"
+    folder = lesson_checkpoint(profile)
+    recover_checkpoint(folder)
+    if (folder / "config.json").is_file():
+        return folder, "the checkpoint that lesson 04 wrote"
     if profile.trained_model is not None:
         return data_folder() / profile.trained_model, "the trained model in data/"
     raise FileNotFoundError(f"no trained model for profile {profile.name!r}: run lesson 04 first; "
-                            f"it writes {lesson_checkpoint()}")
+                            f"it writes {folder}")
 
 
 def _join_parts(profile: Profile, **settings) -> tuple[MultiImageVLM, MultiImageProcessor]:

@@ -10,7 +10,6 @@ import types
 import weakref
 from dataclasses import dataclass
 
-import pandas as pd
 import psutil
 import torch
 from torch import nn
@@ -46,24 +45,9 @@ def memory_report() -> MemoryReport:
                         *(size / MEGABYTE for size in cuda))
 
 
-def live_tensors(top: int = 10) -> pd.DataFrame:
-    """The largest tensors that are alive: shape, dtype, device, MB and who refers to them."""
-    rows, seen = [], set()
-    tensors = sorted(_tensors(), key=lambda t: -t.untyped_storage().nbytes())
-    for tensor in tensors:
-        if tensor.untyped_storage().data_ptr() in seen:
-            continue
-        seen.add(tensor.untyped_storage().data_ptr())
-        rows.append({"shape": tuple(tensor.shape), "dtype": str(tensor.dtype).split(".")[-1],
-                     "device": str(tensor.device),
-                     "MB": tensor.untyped_storage().nbytes() / MEGABYTE})
-        if len(rows) == top:
-            break
-    return pd.DataFrame(rows, columns=["shape", "dtype", "device", "MB"])
-
-
 def training_memory(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict:
-    """What training keeps, in MB: weights, gradients and the optimizer's two moments."""
+    """What training keeps, in MB: weights, gradients, and all that the optimizer keeps (AdamW: two
+    moments of each trained weight; Muon: one)."""
     def size(tensors) -> float:
         return sum(t.numel() * t.element_size() for t in tensors) / MEGABYTE
 

@@ -7,8 +7,10 @@ and Flickr8k, for a GPU). The cells of a lesson are the same in both.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -22,37 +24,57 @@ class HubRepository:
 
 
 @dataclass(frozen=True)
-class Profile:
-    """Model, data and numbers of one size of the course.
+class TrainingSettings:
+    """The numbers of a training run."""
 
-    base_model, trained_model: folders under data/ that hold a whole model, or None.
-    vision_encoder, language_model, dataset: hub repositories, used where base_model is None.
-    mixture: how many training samples of each task and number of images (`datasets.build_tasks`).
-    turns: orientations in which training images are seen (`datasets.add_turns`).
-    test_samples: samples of each task and number of images in an evaluation.
-    """
+    steps: int                      # optimizer steps, each of batch_size x accumulation samples
+    batch_size: int = 64
+    accumulation: int = 1           # batches whose gradients make one step
+    learning_rate: float = 2e-3     # at its highest; see optimizer
+    warmup_steps: int = 200         # until the learning rate is at its highest
+    weight_decay: float = 0.05      # of matrices; embeddings, norms and biases have none
+    max_grad_norm: float = 1.0      # longer gradients are scaled down to this length
+    precision: str = "no"           # "no" (float32), "bf16" or "fp16"
+    checkpoint_every: int = 0       # steps between checkpoints on the way, 0 for none
+    # Batches of samples that are sorted by length together (collate.LengthGroupedSampler): many
+    # save padding, few mix the tasks in every batch.
+    window: int = 2
+    # What counts the same in the loss: "samples", however long their answers, or "tokens".
+    average: str = "samples"
+    # "adamw"; "muon" for the matrices and AdamW for the rest; or "adafactor", which keeps row and
+    # column sums where AdamW keeps two numbers for each weight, and whose learning rate is a share
+    # of each matrix's own size: about 1e-2.
+    optimizer: str = "adamw"
+    seed: int = 0
+
+    @classmethod
+    def of(cls, profile: Profile, **changes) -> TrainingSettings:
+        """The numbers of a profile, with changes. Without a GPU: float32."""
+        import torch
+        settings = profile.training
+        if not torch.cuda.is_available():
+            settings = replace(settings, precision="no")
+        return replace(settings, **changes)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Model, data and numbers of one size of the course."""
 
     name: str
     summary: str
-    base_model: str | None = None
+    training: TrainingSettings
+    base_model: str | None = None       # folders under data/ that hold a whole model, or None
     trained_model: str | None = None
-    vision_encoder: HubRepository | None = None
+    vision_encoder: HubRepository | None = None     # used if there is no base_model
     language_model: HubRepository | None = None
-    dataset: HubRepository | None = None
-    merge_factor: int = 2
-    max_images: int = 8
-    turns: int = 1
+    dataset: HubRepository | None = None            # None: TinyEarth
+    merge_factor: int = 2               # squares of merge_factor x merge_factor patches: one token
+    max_images: int = 8                 # of a sample
+    orientations: int = 1               # in which training images are seen (add_orientations)
+    # Training samples of each task and number of images (datasets.build_tasks).
     mixture: dict[str, int] = field(default_factory=dict)
-    test_samples: int = 200
-    batch_size: int = 64
-    accumulation: int = 1
-    steps: int = 2000
-    learning_rate: float = 2e-3
-    warmup_steps: int = 200
-    weight_decay: float = 0.05
-    precision: str = "no"
-    optimizer: str = "adamw"
-    seed: int = 0
+    test_samples: int = 200             # of each task and number of images in an evaluation
 
 
 _WEIGHTS = ("*.json", "*.safetensors", "*.txt")
@@ -63,14 +85,11 @@ PROFILES = {
         summary="TinyEarth tiles, a 3-layer ViT and a 3-layer Llama, all embedded in data/",
         base_model="tiny_vlm_base",
         trained_model="tiny_vlm",
-        turns=3,
+        orientations=3,
         mixture={"select 2": 12000, "select 3": 48000, "compare 2": 24000, "sequence 2-4": 54000,
                  "refer 1-3": 50000, "describe 1": 4000},
-        batch_size=64,
-        steps=3000,
-        learning_rate=2.5e-3,
-        warmup_steps=150,
-        optimizer="muon",
+        training=TrainingSettings(steps=3000, batch_size=64, learning_rate=2.5e-3,
+                                  warmup_steps=150, optimizer="muon"),
     ),
     "full": Profile(
         name="full",
@@ -81,11 +100,8 @@ PROFILES = {
             "HuggingFaceTB/SmolLM-135M", "1d461723eec654e65efdc40cf49301c89c0c92f4", _WEIGHTS),
         dataset=HubRepository("jxie/flickr8k", "main", ("data/*.parquet",), "dataset"),
         mixture={"describe 1": 30000, "select 2": 20000, "select 3": 30000, "refer 1-3": 20000},
-        batch_size=32,
-        steps=6000,
-        learning_rate=5e-4,
-        warmup_steps=300,
-        precision="bf16",
+        training=TrainingSettings(steps=6000, batch_size=32, learning_rate=5e-4,
+                                  warmup_steps=300, precision="bf16"),
     ),
 }
 
@@ -121,14 +137,11 @@ def image_folder() -> Path | None:
 
 
 def output_folder() -> Path:
-    """Where lessons write checkpoints: VLM_OUTPUT, else build/ beside the package's source."""
+    """Where lessons write: VLM_OUTPUT, else build/ beside the package's source. Not made here."""
     folder = os.environ.get("VLM_OUTPUT")
-    root = Path(__file__).resolve().parents[1]
-    if not folder:
-        folder = (root if (root / "pyproject.toml").is_file() else Path.cwd()) / "build"
-    folder = Path(folder) / get_profile().name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    if folder:
+        return Path(folder)
+    return (REPOSITORY if (REPOSITORY / "pyproject.toml").is_file() else Path.cwd()) / "build"
 
 
 def data_folder() -> Path:
@@ -136,11 +149,11 @@ def data_folder() -> Path:
 
     Raises FileNotFoundError naming the folders tried and the command that rebuilds the data.
     """
-    package = Path(__file__).resolve().parent
+    package = REPOSITORY / "vlm_utils"
     if os.environ.get("VLM_DATA"):
         tried = [Path(os.environ["VLM_DATA"])]
     else:
-        tried = [package.parent / "data", package / "_data"]
+        tried = [REPOSITORY / "data", package / "_data"]
     for folder in tried:
         if (folder / "tiny_earth").is_dir():
             return folder

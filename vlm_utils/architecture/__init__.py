@@ -1,6 +1,7 @@
 """Lesson 01: the model and its processor."""
 
 from vlm_utils.architecture.model import (
+    IGNORED,
     MultiImageVLM,
     MultiImageVLMConfig,
     Projector,
@@ -9,16 +10,19 @@ from vlm_utils.architecture.model import (
     merge_neighbours,
 )
 from vlm_utils.architecture.processor import (
+    IDENTIFIER_PATTERN,
     IDENTIFIERS,
     IMAGE_TOKEN,
     LAYOUTS,
     MultiImageProcessor,
     add_special_tokens,
     identifier,
+    named_images,
     special_tokens,
 )
 
 __all__ = [
-    "IDENTIFIERS", "IMAGE_TOKEN", "LAYOUTS", "MultiImageProcessor", "MultiImageVLM",
-    "MultiImageVLMConfig", "Projector", "add_special_tokens", "count_parameters", "identifier",
-    "merge_image_embeddings", "merge_neighbours", "special_tokens"]
+    "IDENTIFIERS", "IDENTIFIER_PATTERN", "IGNORED", "IMAGE_TOKEN", "LAYOUTS",
+    "MultiImageProcessor", "MultiImageVLM", "MultiImageVLMConfig", "Projector",
+    "add_special_tokens", "count_parameters", "identifier", "merge_image_embeddings",
+    "merge_neighbours", "named_images", "special_tokens"]

@@ -23,6 +23,8 @@ from transformers import (
 )
 from transformers.utils import ModelOutput
 
+IGNORED = -100  # the label that the loss leaves out, as torch's cross entropy does
+
 
 class MultiImageVLMConfig(PreTrainedConfig):
     """Everything that is needed to build the model again: both halves, and how they are joined.
@@ -228,7 +230,7 @@ class MultiImageVLM(PreTrainedModel):
                 loss_weights: Tensor | None = None, **kwargs) -> MultiImageVLMOutput:
         """Predict the next token at each position; with labels, the mean loss of the answers.
 
-        input_ids, attention_mask, labels: (batch, length); label -100 is not learnt.
+        input_ids, attention_mask, labels: (batch, length); label -100 (IGNORED) is not learnt.
         num_items_in_batch: divide the summed loss by this instead of by the number of answer
         tokens here, so that accumulated gradients equal those of one large batch.
         loss_weights: (batch, length), what each label counts; without, each counts 1. With them,
@@ -245,7 +247,7 @@ class MultiImageVLM(PreTrainedModel):
                 logits=logits, past_key_values=outputs.get("past_key_values"))
         # Position t predicts token t + 1. This is the only place where labels are shifted.
         targets = labels[:, 1:]
-        answered = targets != -100
+        answered = targets != IGNORED
         logits = self.language_model.lm_head(states[:, :-1][answered])  # (answer_tokens, vocab)
         losses = nn.functional.cross_entropy(logits.float(), targets[answered], reduction="none")
         weights = torch.ones_like(losses) if loss_weights is None else loss_weights[:, 1:][answered]

@@ -19,12 +19,17 @@ IMAGE_TOKEN = "<image>"
 LAYOUTS = ("interleaved", "prepended")
 IDENTIFIERS = ("after", "before", "none")
 _FILE = "multi_image_processor.json"
-_IDENTIFIER = re.compile(r"<image_(\d+)>")
+IDENTIFIER_PATTERN = re.compile(r"<image_(\d+)>")
 
 
 def identifier(k: int) -> str:
     """The token that names image k, counted from 1."""
     return f"<image_{k}>"
+
+
+def named_images(text: str) -> list[int]:
+    """The numbers of the images that a text names: [2, 1] of "<image_2> or <image_1>"."""
+    return [int(k) for k in IDENTIFIER_PATTERN.findall(text)]
 
 
 def special_tokens(max_images: int) -> list[str]:
@@ -69,7 +74,7 @@ class MultiImageProcessor:
         if num_images > self.max_images:
             raise ValueError(f"{num_images} images were given and the model has names for "
                              f"{self.max_images}: <image_1> to {identifier(self.max_images)}")
-        absent = [k for k in map(int, _IDENTIFIER.findall(prompt)) if not 1 <= k <= num_images]
+        absent = [k for k in named_images(prompt) if not 1 <= k <= num_images]
         if absent:
             raise ValueError(f"the prompt names {identifier(absent[0])} and "
                              f"{num_images} images were given")

@@ -1,6 +1,6 @@
 """Checks of the exercises: each takes the student's function and prints a verdict.
 
-`check.merge_images(merge_images)` prints "passed", or what came and what was expected on a small
+`check.merge_images(merge_images)` prints "passed", or what result and what was expected on a small
 input with the name of the mistake, or "not attempted yet". A check never raises because of the
 student's code.
 """

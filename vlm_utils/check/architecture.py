@@ -33,9 +33,9 @@ def interleave(student: Callable) -> None:
         ("".join(b + p for b, p in zip(blocks, pieces[1:], strict=True)),
          "the text before the first image is lost: there is one piece of text more than images")])
     inputs = {"prompt": "<image><image>What changed?", "blocks": blocks}
-    came = call(student, inputs)
+    result = call(student, inputs)
     merged = re.split("(?:<image>)+", inputs["prompt"])
-    expect(came, "".join(blocks) + "What changed?", inputs, [
+    expect(result, "".join(blocks) + "What changed?", inputs, [
         (_joined(merged, blocks[:1]),
          "two images side by side were taken for one: adjacent <image> count each")])
     inputs = {"prompt": "<image>" * 4 + "What changed?", "blocks": [*blocks, "<image><image_3>"]}
@@ -93,8 +93,8 @@ def images_that_fit(student: Callable) -> None:
     inputs = {"positions": 8192, "image_size": 224, "patch_size": 16, "merge_factor": 2,
               "text_tokens": 110}
     room = 8192 - 110
-    came = call(student, inputs)
-    expect(came, room // 50, inputs, [
+    result = call(student, inputs)
+    expect(result, room // 50, inputs, [
         (room // 49, "the identifier was forgotten: each image takes one token more"),
         (8192 // 50, "the text was forgotten: it takes positions too"),
         (room // 99, "merging folds a square of factor x factor patches: divide by the factor "
@@ -105,11 +105,11 @@ def images_that_fit(student: Callable) -> None:
         (room // 50 + 1, "that is one image too many: round down, a part does not fit")])
     inputs = {"positions": 20, "image_size": 32, "patch_size": 16, "merge_factor": 2,
               "text_tokens": 30}
-    came = call(student, inputs)
-    if came < 0:
-        raise Mistake("less than no image came: where the text alone is too long, 0 images fit",
-                      inputs, came, 0)
-    expect(came, 0, inputs)
+    result = call(student, inputs)
+    if result < 0:
+        raise Mistake("that is less than no image: if the text alone is too long, 0 images fit",
+                      inputs, result, 0)
+    expect(result, 0, inputs)
 
 
 def _joined(pieces: list[str], blocks: list[str]) -> str:

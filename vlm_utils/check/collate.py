@@ -62,39 +62,40 @@ def _check_generation(student: Callable, samples: list[dict], pixels: torch.Tens
 
 
 def _read_batch(student: Callable, inputs: dict, names: list[str]) -> dict:
-    came = call(student, inputs)
-    if not isinstance(came, dict):
-        raise Mistake(f"a {type(came).__name__} came: return a dict of tensors", inputs, came,
-                      names)
-    missing = [name for name in names if name not in came]
+    result = call(student, inputs)
+    if not isinstance(result, dict):
+        raise Mistake(f"that is a {type(result).__name__}: return a dict of tensors", inputs,
+                      result, names)
+    missing = [name for name in names if name not in result]
     if missing:
-        raise Mistake(f"the batch lacks {', '.join(missing)}", inputs, sorted(came), sorted(names))
-    loose = [name for name in names if not isinstance(came[name], torch.Tensor)]
+        raise Mistake(f"the batch lacks {', '.join(missing)}", inputs, sorted(result),
+                      sorted(names))
+    loose = [name for name in names if not isinstance(result[name], torch.Tensor)]
     if loose:
-        raise Mistake(f"{loose[0]} is a {type(came[loose[0]]).__name__}: the model takes tensors",
-                      inputs, came[loose[0]], "a tensor")
-    return came
+        raise Mistake(f"{loose[0]} is a {type(result[loose[0]]).__name__}: the model takes tensors",
+                      inputs, result[loose[0]], "a tensor")
+    return result
 
 
-def _expect_images(came: torch.Tensor, pixels: torch.Tensor, inputs: dict) -> None:
-    if came.numel() > pixels.numel():
+def _expect_images(result: torch.Tensor, pixels: torch.Tensor, inputs: dict) -> None:
+    if result.numel() > pixels.numel():
         raise Mistake("padding images were added: the stack is flat and holds the real images "
-                      "only, one after another", inputs, came, pixels)
-    expect(came, pixels, inputs, [
+                      "only, one after another", inputs, result, pixels)
+    expect(result, pixels, inputs, [
         (pixels[[0, 1, 3]], "a black image was taken for padding and lost: what is padding "
                             "cannot be told from pixels"),
         (pixels[[1, 2, 3, 0]], "the images are not in the order of the samples"),
         (pixels[[0, 1]], "each sample lost all images but its first")])
 
 
-def _expect_length(came: torch.Tensor, longest: int, inputs: dict) -> None:
-    if came.dim() == 2 and came.shape[1] > longest:
-        raise Mistake(f"the rows are {came.shape[1]} tokens long: pad to the longest sample of "
-                      f"the batch, {longest}, and no further", inputs, came)
+def _expect_length(result: torch.Tensor, longest: int, inputs: dict) -> None:
+    if result.dim() == 2 and result.shape[1] > longest:
+        raise Mistake(f"the rows are {result.shape[1]} tokens long: pad to the longest sample of "
+                      f"the batch, {longest}, and no further", inputs, result)
 
 
-def _expect_mask(came: torch.Tensor, real: torch.Tensor, ids: torch.Tensor, inputs: dict) -> None:
-    expect(came, real, inputs, [
+def _expect_mask(result: torch.Tensor, real: torch.Tensor, ids: torch.Tensor, inputs: dict) -> None:
+    expect(result, real, inputs, [
         (ids != PAD, "the end token is not attended, because it is also the padding token: make "
                      "the mask from the lengths, not from the ids"),
         (torch.ones_like(ids), "the padding is attended: the mask is 0 there"),
@@ -108,8 +109,8 @@ def split_images(student: Callable) -> None:
     images = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     ids = torch.tensor([[9, 9, 5, 6, 0, 0, 0], [9, 9, 9, 9, 5, 9, 9]])
     inputs = {"images": images, "input_ids": ids, "image_token_id": 9, "tokens_per_image": 2}
-    came = call(student, inputs)
-    expect([c.tolist() if hasattr(c, "tolist") else c for c in came],
+    result = call(student, inputs)
+    expect([c.tolist() if hasattr(c, "tolist") else c for c in result],
            [images[:1].tolist(), images[1:].tolist()], inputs, [
         ([images[:2].tolist(), images[2:].tolist()],
          "every sample got the same number of images, or one for each placeholder: count the "
@@ -143,4 +144,4 @@ def wasted_tokens(student: Callable) -> None:
         (waste(lengths, 2), "the batches have the wrong size"),
         (sum(lengths), "these are the tokens that are used: count the padding"),
         (padded, "these are all tokens: subtract those that are not padding"),
-        (right / padded, "a share came: give the number of padding tokens")])
+        (right / padded, "that is a share: give the number of padding tokens")])

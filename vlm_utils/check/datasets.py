@@ -23,14 +23,14 @@ def find_leaks(student: Callable) -> None:
             {"place": None, "pixels": (5, 6)}, {"place": None, "pixels": (8, 8)},
             {"place": "D", "pixels": (1, 2)}, {"place": "A", "pixels": (1, 2)}]
     inputs = {"train": train, "test": test}
-    came = call(student, inputs)
+    result = call(student, inputs)
     try:
-        came = sorted(came)  # in any order, as a list or as a set
+        result = sorted(result)  # in any order, as a list or as a set
     except TypeError:
-        pass                 # no numbers: shown as it came
+        pass                 # no numbers: shown as it is
     unknown = ("an unknown place was taken for a place: None says that nothing is known, so two "
                "None are no leak")
-    expect(came, [1, 2, 4, 5], inputs, [
+    expect(result, [1, 2, 4, 5], inputs, [
         ([2, 4, 5], "only identical pixels were found: test image 1 shows place B, which is "
                     "trained on, in other pixels"),
         ([1, 5], "only known places were compared: identical pixels are a leak too, whatever "
@@ -43,7 +43,7 @@ def find_leaks(student: Callable) -> None:
         ([5], "a leak was seen only where place and pixels both agree: one is enough"),
         ([0, 1, 2], "these are the numbers of training images: the test images are asked for"),
         ([0, 3], "these are the clean test images: the leaks are asked for"),
-        (4, "a count came: give the positions of the images in test")])
+        (4, "that is a count: give the positions of the images in test")])
 
 
 @exercise
@@ -54,9 +54,9 @@ def make_selection(student: Callable) -> None:
     for seed in range(SEEDS):
         inputs = {"shows": shows, "wanted": "lake", "num_images": 3,
                   "rng": np.random.default_rng(seed)}
-        came = call(student, inputs, may_change=["rng"])
+        result = call(student, inputs, may_change=["rng"])
         inputs["rng"] = f"np.random.default_rng({seed})"
-        samples.append((*_read_selection(came, shows, inputs), came, inputs))
+        samples.append((*_read_selection(result, shows, inputs), result, inputs))
     inputs["rng"] = "np.random.default_rng(0)"
     again = call(student, inputs | {"rng": np.random.default_rng(0)}, may_change=["rng"])
     if not same(again, samples[0][2]):
@@ -77,38 +77,39 @@ def make_selection(student: Callable) -> None:
                       sorted(used), list(range(6)))
 
 
-def _read_selection(came, shows: list[set], inputs: dict) -> tuple[list[int], int]:
+def _read_selection(result, shows: list[set], inputs: dict) -> tuple[list[int], int]:
     """Rows and the position of the right image, from 0; raises Mistake where they are wrong."""
     wanted = "rows of three images, one of which shows a lake, and the answer <image_k>"
-    if not (isinstance(came, tuple | list) and len(came) == 2 and isinstance(came[1], str)):
-        raise Mistake("return two things: the rows, and the answer as a text", inputs, came,
+    if not (isinstance(result, tuple | list) and len(result) == 2 and isinstance(result[1], str)):
+        raise Mistake("return two things: the rows, and the answer as a text", inputs, result,
                       wanted)
-    rows = [int(row) for row in came[0]]
+    rows = [int(row) for row in result[0]]
     if len(rows) != 3:
-        raise Mistake(f"{len(rows)} images were chosen, and num_images is 3", inputs, came, wanted)
+        raise Mistake(f"{len(rows)} images were chosen, and num_images is 3", inputs, result,
+                      wanted)
     if len(set(rows)) < 3:
         raise Mistake("an image stands in the sample twice: draw without replacement", inputs,
-                      came, wanted)
+                      result, wanted)
     fitting = [position for position, row in enumerate(rows) if "lake" in shows[row]]
     if not fitting:
-        raise Mistake("no image shows a lake: the question has no answer", inputs, came, wanted)
+        raise Mistake("no image shows a lake: the question has no answer", inputs, result, wanted)
     if len(fitting) > 1:
         raise Mistake("a distractor shows a lake too: the question has more than one right "
                       "answer, so draw distractors from the images that the words do not fit",
-                      inputs, came, wanted)
+                      inputs, result, wanted)
     position = fitting[0]
     right = f"<image_{position + 1}>"
-    if came[1] == right:
+    if result[1] == right:
         return rows, position
-    if not re.fullmatch(r"<image_\d+>", came[1]):
+    if not re.fullmatch(r"<image_\d+>", result[1]):
         message = "the answer is the identifier alone, <image_k>"
-    elif came[1] == f"<image_{position}>":
+    elif result[1] == f"<image_{position}>":
         message = "the answer counts from 0: identifiers count from 1"
-    elif came[1] in (f"<image_{rows[position]}>", f"<image_{rows[position] + 1}>"):
+    elif result[1] in (f"<image_{rows[position]}>", f"<image_{rows[position] + 1}>"):
         message = "the answer names the row of the table: it must name the position in the sample"
     else:
         message = "the answer names another image than the one that shows a lake"
-    raise Mistake(message, inputs, came, (rows, right))
+    raise Mistake(message, inputs, result, (rows, right))
 
 
 @exercise

@@ -27,8 +27,8 @@ def selection_accuracy(student: Callable) -> None:
         (4 / 7, several),
         (2 / 7, "only an answer that is the identifier alone was taken for right: 'It is "
                 "<image_1>.' names the image too"),
-        (3, "a count came: divide by the number of samples"),
-        (300 / 7, "a percentage came: give a share between 0 and 1")])
+        (3, "that is a count: divide by the number of samples"),
+        (300 / 7, "that is a percentage: give a share between 0 and 1")])
 
 
 @exercise
@@ -61,8 +61,8 @@ def wilson(student: Callable) -> None:
             (((centre - half) * shrink, (centre + half) * shrink),
              "nothing was divided by 1 + z**2 / total"),
             (expected[::-1], "the bounds are swapped: low comes first"),
-            ((100 * expected[0], 100 * expected[1]), "percentages came: give shares"),
-            ((centre, half), "centre and half width came: give the two bounds")])
+            ((100 * expected[0], 100 * expected[1]), "these are percentages: give shares"),
+            ((centre, half), "these are centre and half width: give the two bounds")])
 
 
 @exercise
@@ -71,11 +71,11 @@ def permute_selection(student: Callable) -> None:
     rows, order = (30, 40, 50, 60), [2, 0, 3, 1]
     inputs = {"rows": rows, "answer": "<image_2>", "order": order}
     moved, other = (50, 30, 60, 40), (40, 60, 30, 50)
-    came = call(student, inputs)
-    if not (isinstance(came, tuple | list) and len(came) == 2):
-        raise Mistake("return two things: the rows and the answer", inputs, came,
+    result = call(student, inputs)
+    if not (isinstance(result, tuple | list) and len(result) == 2):
+        raise Mistake("return two things: the rows and the answer", inputs, result,
                       (moved, "<image_4>"))
-    expect((tuple(came[0]), came[1]), (moved, "<image_4>"), inputs, [
+    expect((tuple(result[0]), result[1]), (moved, "<image_4>"), inputs, [
         ((moved, "<image_2>"), "the images moved and the answer did not: row 40 now stands last"),
         ((moved, "<image_1>"), "the answer was moved by the inverse: order[1] says which image "
                                "comes to place 1; look for the place that image 1 comes to"),
@@ -106,7 +106,7 @@ def permutation_agreement(student: Callable) -> None:
              _always_first: "always 1"}
     for choose, text in texts.items():
         call_inputs = {"choose": choose, "selections": SELECTIONS, "orders": ORDERS}
-        came = call(student, call_inputs)
+        result = call(student, call_inputs)
         first = [choose(images) for images in SELECTIONS]
         second = [choose([images[i] for i in order])
                   for images, order in zip(SELECTIONS, ORDERS, strict=True)]
@@ -123,11 +123,11 @@ def permutation_agreement(student: Callable) -> None:
                        "image; a model that always says 1 would agree with itself")
         silent = ("an answer that could not be read (None) was counted as agreement or left out: "
                   "it stays in the count, as no agreement")
-        expect(came, right, call_inputs | {"choose": text}, [
+        expect(result, right, call_inputs | {"choose": text}, [
             (positions, by_position),
             (positions + unread / len(pairs), by_position),
             (share(lambda a, b, order: order[a - 1] == b - 1),
              "the second answer was traced back by the inverse: place i holds image order[i]"),
             (right + unread / len(pairs), silent),
             (right * len(pairs) / (len(pairs) - unread), silent),
-            (right * len(pairs), "a count came: divide by the number of selections")])
+            (right * len(pairs), "that is a count: divide by the number of selections")])

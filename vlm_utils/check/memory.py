@@ -19,7 +19,7 @@ def predict_scores(student: Callable) -> list[str]:
     """The prediction against attention scores that are really computed."""
     tokens, text, batch, heads = 4, 10, 3, 5
     asked = [1, 2, 4, 8]
-    came = {n: call(student, {"num_images": n, "tokens_per_image": tokens, "text_tokens": text,
+    result = {n: call(student, {"num_images": n, "tokens_per_image": tokens, "text_tokens": text,
                               "batch_size": batch, "heads": heads}) for n in asked}
     measured = {n: _scores(n * (tokens + 1) + text, batch, heads) for n in asked}
 
@@ -31,7 +31,7 @@ def predict_scores(student: Callable) -> list[str]:
 
     inputs = {"num_images": f"each of {asked}", "tokens_per_image": tokens, "text_tokens": text,
               "batch_size": batch, "heads": heads}
-    expect(came, measured, inputs, [
+    expect(result, measured, inputs, [
         (ways(row), "the length is not squared: every token has a score for every other token"),
         (ways(lambda n: row(n) ** 2, batch * heads),
          "these are numbers, not bytes: a float32 takes four"),
@@ -50,7 +50,7 @@ def predict_scores(student: Callable) -> list[str]:
         (ways(lambda n: n * (tokens + 1 + text) ** 2),
          "each image was taken by itself: its tokens look at those of the other images too")])
     return ["images  predicted  measured (bytes)",
-            *(f"{n:6}  {int(came[n]):9,}  {measured[n]:8,}" for n in asked)]
+            *(f"{n:6}  {int(result[n]):9,}  {measured[n]:8,}" for n in asked)]
 
 
 def _scores(length: int, batch: int, heads: int) -> int:
@@ -76,27 +76,27 @@ def measure_tensors(student: Callable) -> None:
     """What a piece of work adds in tensors, no more and no less."""
     gc.collect()  # garbage that goes while the student measures would be counted against the work
     work = _Work()
-    came = call(student, {"work": work}, may_change=["work"])
+    result = call(student, {"work": work}, may_change=["work"])
     inputs = {"work": "a function that returns a tensor of 2 MB, and keeps an array of 48 MB "
                       "that is no tensor"}
     if not work.arrays:
-        raise Mistake("work was never called: work() calls it", inputs, came, 2.0)
-    came = float(came)
-    if abs(came - 2) < 0.05:
+        raise Mistake("work was never called: work() calls it", inputs, result, 2.0)
+    result = float(result)
+    if abs(result - 2) < 0.05:
         return
-    if abs(came) < 0.05:
+    if abs(result) < 0.05:
         message = ("nothing was measured: the result was freed before the second measurement, "
                    "or made before the first; give it a name that lives until the end")
-    elif abs(came + 2) < 0.05:
+    elif abs(result + 2) < 0.05:
         message = "the difference is upside down: after minus before"
-    elif abs(came - 2 * MEGABYTE) < 0.05 * MEGABYTE:
+    elif abs(result - 2 * MEGABYTE) < 0.05 * MEGABYTE:
         message = "these are bytes: give MB"
-    elif 40 < came < 60:
+    elif 40 < result < 60:
         message = ("this is the process, which also holds what is no tensor: take the field "
                    "tensors of the report")
     else:
         message = ("this is not what work has added: subtract the tensors that were alive before")
-    raise Mistake(message, inputs, came, 2.0)
+    raise Mistake(message, inputs, result, 2.0)
 
 
 class _Model(torch.nn.Linear):

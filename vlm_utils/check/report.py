@@ -25,12 +25,12 @@ class NotAttempted(Exception):
 
 
 class Mistake(Exception):
-    """What is wrong, in a sentence, and the case that shows it: input, what came, what should."""
+    """What is wrong, in a sentence, and the case that shows it: input, what result, what should."""
 
-    def __init__(self, message: str, inputs: dict | None = None, came=_ABSENT, expected=_ABSENT):
+    def __init__(self, message: str, inputs: dict | None = None, result=_ABSENT, expected=_ABSENT):
         super().__init__(message)
         self.message, self.inputs = message, inputs or {}
-        self.came, self.expected = came, expected
+        self.result, self.expected = result, expected
 
     def report(self) -> str:
         lines = [textwrap.fill(line, 76, subsequent_indent=" " * 4)
@@ -38,8 +38,8 @@ class Mistake(Exception):
         if self.inputs:
             lines += ["", "input", *(_indented(f"{name} = {shown(value, len(name) + 3)}")
                                      for name, value in self.inputs.items())]
-        if self.came is not _ABSENT:
-            lines += ["came", _indented(shown(self.came))]
+        if self.result is not _ABSENT:
+            lines += ["result", _indented(shown(self.result))]
         if self.expected is not _ABSENT:
             lines += ["expected", _indented(shown(self.expected))]
         return "\n".join(lines)
@@ -59,7 +59,7 @@ def exercise(checker: Callable) -> Callable:
         except Mistake as mistake:
             print(mistake.report())
         except Exception as error:  # an answer so unlike the expected one that reading it failed
-            print(f"not yet: what came could not be read ({type(error).__name__}: {error}): "
+            print(f"not yet: the result could not be read ({type(error).__name__}: {error}): "
                   "compare it with the docstring of the stub")
         else:
             print("\n".join(["passed", *(details or [])]))
@@ -67,7 +67,7 @@ def exercise(checker: Callable) -> Callable:
 
 
 def call(student: Callable, inputs: dict, may_change: Iterable[str] = (), returns: bool = True):
-    """Call a student's function with copies of the inputs, in order; returns what came.
+    """Call a student's function with copies of the inputs, in order; returns what result.
 
     may_change: inputs handed over as they are, since changing them is the point. Raises
     NotAttempted, or Mistake for an exception, for None, and for an input that was changed.
@@ -75,7 +75,7 @@ def call(student: Callable, inputs: dict, may_change: Iterable[str] = (), return
     given = {name: value if name in may_change else copy.deepcopy(value)
              for name, value in inputs.items()}
     try:
-        came = student(*given.values())
+        result = student(*given.values())
     except (Exception, SystemExit) as error:
         if _is_stub(student, error):
             raise NotAttempted from None
@@ -84,22 +84,22 @@ def call(student: Callable, inputs: dict, may_change: Iterable[str] = (), return
     if changed:
         raise Mistake(f"your function changes its input {changed[0]}: the caller may still need "
                       "it, so work on a copy (a tensor has .clone())", inputs)
-    if returns and came is None:
+    if returns and result is None:
         raise Mistake("nothing came back (None): end the function with return", inputs)
-    return came
+    return result
 
 
-def expect(came, expected, inputs: dict, mistakes: Sequence[tuple] = ()) -> None:
-    """Raise Mistake unless what came is what was expected.
+def expect(result, expected, inputs: dict, mistakes: Sequence[tuple] = ()) -> None:
+    """Raise Mistake unless the result is what was expected.
 
     mistakes: (what a known wrong way gives on these inputs, a sentence that names it).
     """
-    if same(came, expected):
+    if same(result, expected):
         return
-    for result, message in mistakes:
-        if same(came, result):
-            raise Mistake(message, inputs, came, expected)
-    raise Mistake(_difference(came, expected), inputs, came, expected)
+    for wrong, message in mistakes:
+        if same(result, wrong):
+            raise Mistake(message, inputs, result, expected)
+    raise Mistake(_difference(result, expected), inputs, result, expected)
 
 
 def expect_error(student: Callable, inputs: dict, says: Sequence[int], message: str) -> None:
@@ -117,10 +117,10 @@ def expect_error(student: Callable, inputs: dict, says: Sequence[int], message: 
         except Exception as error:
             raised.append(error)
 
-    came = call(recorded, inputs, returns=False)
+    result = call(recorded, inputs, returns=False)
     wanted = "a ValueError whose message holds " + " and ".join(map(str, says))
     if not raised:
-        raise Mistake(message, inputs, came, wanted)
+        raise Mistake(message, inputs, result, wanted)
     told = f"{type(raised[0]).__name__}: {raised[0]}"
     if not isinstance(raised[0], ValueError):
         raise Mistake(f"{type(raised[0]).__name__} came by accident, and tells the reader little; "
@@ -130,31 +130,31 @@ def expect_error(student: Callable, inputs: dict, says: Sequence[int], message: 
                       "what is missing", inputs, told, wanted)
 
 
-def same(came, expected) -> bool:
-    """Equal in shape and, to a relative 1e-4, in values. Never raises, whatever came."""
+def same(result, expected) -> bool:
+    """Equal in shape and, to a relative 1e-4, in values. Never raises, whatever result."""
     try:
-        if came is expected:
+        if result is expected:
             return True
         if isinstance(expected, torch.Tensor | np.ndarray):
-            came, expected = torch.as_tensor(came), torch.as_tensor(expected)
-            return came.shape == expected.shape and torch.allclose(
-                came.double(), expected.double(), rtol=1e-4, atol=1e-6)
+            result, expected = torch.as_tensor(result), torch.as_tensor(expected)
+            return result.shape == expected.shape and torch.allclose(
+                result.double(), expected.double(), rtol=1e-4, atol=1e-6)
         if isinstance(expected, dict):
-            return came.keys() == expected.keys() and all(
-                same(came[key], expected[key]) for key in expected)
+            return result.keys() == expected.keys() and all(
+                same(result[key], expected[key]) for key in expected)
         if isinstance(expected, list | tuple):
-            came = came.tolist() if hasattr(came, "tolist") else came
-            return not isinstance(came, str) and len(came) == len(expected) and all(
-                same(a, b) for a, b in zip(came, expected, strict=True))
+            result = result.tolist() if hasattr(result, "tolist") else result
+            return not isinstance(result, str) and len(result) == len(expected) and all(
+                same(a, b) for a, b in zip(result, expected, strict=True))
         if isinstance(expected, float):
-            return bool(abs(float(came) - expected) <= 1e-4 * max(1e-2, abs(expected)))
-        return bool(came == expected)
+            return bool(abs(float(result) - expected) <= 1e-4 * max(1e-2, abs(expected)))
+        return bool(result == expected)
     except Exception:
         return False
 
 
 def shown(value, indent: int = 0) -> str:
-    """A value as a student reads it: in full, unless something enormous came. Never raises."""
+    """A value as a student reads it: in full, unless something enormous result. Never raises."""
     try:
         if isinstance(value, torch.Tensor) and value.dim() < 3:
             text = f"{value.detach()}"      # without its gradient's name
@@ -186,20 +186,20 @@ def _indented(text: str) -> str:
     return textwrap.indent(text, "    ")
 
 
-def _difference(came, expected) -> str:
+def _difference(result, expected) -> str:
     """What can be said of a result that no known mistake gives."""
-    if isinstance(expected, torch.Tensor) and isinstance(came, torch.Tensor):
-        if came.shape != expected.shape:
-            return (f"the shape is {tuple(came.shape)}, and {tuple(expected.shape)} "
+    if isinstance(expected, torch.Tensor) and isinstance(result, torch.Tensor):
+        if result.shape != expected.shape:
+            return (f"the shape is {tuple(result.shape)}, and {tuple(expected.shape)} "
                     "was expected")
-        where = (~torch.isclose(came.double(), expected.double())).nonzero()[0].tolist()
+        where = (~torch.isclose(result.double(), expected.double())).nonzero()[0].tolist()
         return f"the values differ, first at position {where}"
-    kinds = type(came).__name__, type(expected).__name__
-    if isinstance(expected, list | tuple) and isinstance(came, list | tuple):
-        if len(came) != len(expected):
-            return f"{len(came)} items came, and {len(expected)} were expected"
-    elif kinds[0] != kinds[1] and not isinstance(came, int | float):
-        return f"a {kinds[0]} came, and a {kinds[1]} was expected"
+    kinds = type(result).__name__, type(expected).__name__
+    if isinstance(expected, list | tuple) and isinstance(result, list | tuple):
+        if len(result) != len(expected):
+            return f"{len(result)} items result, and {len(expected)} were expected"
+    elif kinds[0] != kinds[1] and not isinstance(result, int | float):
+        return f"a {kinds[0]} result, and a {kinds[1]} was expected"
     return "the result differs from the expected one"
 
 

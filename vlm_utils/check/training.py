@@ -30,19 +30,19 @@ class _Parts(nn.Module):
 def decay_groups(student: Callable) -> None:
     """The right parameters decay, and each stands in one group."""
     model = _Parts()
-    came = call(student, {"model": model, "weight_decay": 0.1}, may_change=["model"])
+    result = call(student, {"model": model, "weight_decay": 0.1}, may_change=["model"])
     inputs = {"model": f"{model}\nhead.weight is words.weight; encoder is frozen",
               "weight_decay": 0.1}
     expected = {"0.1": ["layer.weight"],
                 "0.0": ["layer.bias", "norm.bias", "norm.weight", "words.weight"]}
-    if not (isinstance(came, list | tuple) and came and all(
+    if not (isinstance(result, list | tuple) and result and all(
             isinstance(group, dict) and {"params", "weight_decay"} <= group.keys()
-            for group in came)):
-        raise Mistake("return a list of dicts, each with params and weight_decay", inputs, came,
+            for group in result)):
+        raise Mistake("return a list of dicts, each with params and weight_decay", inputs, result,
                       expected)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = [(group["weight_decay"], [names.get(id(p), "no parameter of the model")
-                                       for p in group["params"]]) for group in came]
+                                       for p in group["params"]]) for group in result]
     found = {str(float(value)): sorted(name for decay, listed in groups if decay == value
                                        for name in listed) for value, _ in groups}
     decayed = {name for decay, listed in groups if decay for name in listed}
@@ -96,7 +96,8 @@ def accumulate_gradients(student: Callable) -> None:
         "only the last batch counts: the gradients of the first were set to zero, and each batch "
         "was averaged by itself": [0, 1 / answers[1]]}
     given = copy.deepcopy(model)
-    came = call(student, {"model": given, "batches": batches}, may_change=["model"], returns=False)
+    result = call(student, {"model": given, "batches": batches}, may_change=["model"],
+                  returns=False)
     inputs = {"model": str(model), "model.weight": model.weight.detach(), "batches": batches}
     if not same(given.weight.detach(), model.weight.detach()):
         raise Mistake("the weights have moved: leave the step to the optimizer", inputs)
@@ -105,10 +106,10 @@ def accumulate_gradients(student: Callable) -> None:
                       None, expected)
     expect(given.weight.grad, expected, inputs, [
         (_gradient(model, batches, weights)[0], message) for message, weights in ways.items()])
-    if isinstance(came, torch.Tensor) and came.requires_grad:
+    if isinstance(result, torch.Tensor) and result.requires_grad:
         raise Mistake("the loss still remembers its graph, and with it all activations: return "
-                      "loss.item()", inputs, came, loss)
-    expect(came, loss, inputs, [
+                      "loss.item()", inputs, result, loss)
+    expect(result, loss, inputs, [
         (_gradient(model, batches, weights)[1],
          "the gradients are right, the loss that came back is not: sum up the very losses that "
          "you call backward on") for weights in [*ways.values(), [1 / sum(answers), 0]]])
@@ -128,7 +129,7 @@ def learning_rate(student: Callable) -> None:
     """The schedule at chosen steps, warm-up and cosine."""
     warmup, steps, peak = 4, 12, 0.1
     asked = [0, 1, 2, 4, 6, 8, 10, 12]
-    came = {step: call(student, {"step": step, "warmup_steps": warmup, "steps": steps,
+    result = {step: call(student, {"step": step, "warmup_steps": warmup, "steps": steps,
                                  "peak": peak}) for step in asked}
 
     def schedule(later: Callable, first: Callable = lambda s: s / warmup) -> dict:
@@ -142,7 +143,7 @@ def learning_rate(student: Callable) -> None:
 
     inputs = {"step": f"each of {asked}", "warmup_steps": warmup, "steps": steps, "peak": peak}
     expected = schedule(lambda s: fall(rest(s)))
-    expect(came, expected, inputs, [
+    expect(result, expected, inputs, [
         (schedule(lambda s: fall(s / steps)),
          "the cosine begins before the warm-up ends: it runs over the steps that are left, so "
          "the rate jumps down when the warm-up is over"),

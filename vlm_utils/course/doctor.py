@@ -16,10 +16,9 @@ from pathlib import Path
 
 from vlm_utils import profiles
 from vlm_utils.course.prefetch import cache_folder, free_bytes
-from vlm_utils.profiles import Profile
+from vlm_utils.profiles import REPOSITORY, Profile
 from vlm_utils.sources.hub import PREFETCH, damaged, in_cache, repositories
 
-ROOT = Path(__file__).resolve().parents[2]
 PYTHON = (3, 10)
 GIGABYTE = 1_000_000_000
 # What a whole course writes (features, checkpoints, the data sets' cache), and what it holds in
@@ -76,7 +75,7 @@ def packages() -> Finding:
     if absent:
         return Finding("packages", "MISSING",
                        f"not installed: {', '.join(absent)}; run: {_INSTALL}")
-    constraints = ROOT / "constraints.txt"
+    constraints = REPOSITORY / "constraints.txt"
     if not constraints.is_file():
         return Finding("packages", "note", "all installed; the tested versions stand in the "
                                            "repository's constraints.txt, which is not here")
@@ -156,7 +155,7 @@ def disk(profile: Profile) -> Finding:
     try:
         folder = profiles.output_folder()
     except OSError:
-        folder = ROOT
+        folder = REPOSITORY
     free, wanted = free_bytes(folder) / GIGABYTE, DISK[profile.name]
     text = f"{free:.1f} GB free in {folder}"
     if free < wanted:

@@ -8,7 +8,7 @@ from vlm_utils import tiny_earth
 from vlm_utils.architecture import identifier
 from vlm_utils.datasets.one_image import SIZES, question
 from vlm_utils.datasets.truth import Recipe, Truth, distinct_rows, images_first, text_among_images
-from vlm_utils.tiny_earth import KINDS, PLACES, Scene
+from vlm_utils.tiny_earth import CELLS, KINDS, Scene
 
 MOST_ASKED = 4  # images that one question of `each` names
 
@@ -51,7 +51,7 @@ def each(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
     aspect = rng.choice(["what", "where", "size", "cover"], p=[0.5, 0.2, 0.2, 0.1])
     thing = None
     if aspect == "what":
-        thing = PLACES[rng.integers(len(PLACES))]
+        thing = CELLS[rng.integers(len(CELLS))]
         text = f"What is {tiny_earth.where(thing)} of"
     elif aspect == "cover":
         text = "What is the land cover of"

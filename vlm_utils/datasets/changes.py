@@ -29,9 +29,9 @@ def compare(truth: Truth, rng: np.random.Generator, num_images: int = 2) -> Reci
 
 def sequence(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
     """What happens over several frames of one place, forwards or backwards in time?"""
-    places = truth.places_by_length.get(num_images)
+    places = truth.sites_by_length.get(num_images)
     if not places:
-        longest = max(truth.places_by_length, default=0)
+        longest = max(truth.sites_by_length, default=0)
         raise ValueError(f"a sequence of {num_images} images was asked for and the longest of "
                          f"this data set has {longest}")
     rows = places[rng.integers(len(places))]
@@ -54,7 +54,7 @@ def caption_pair(first: str, second: str) -> str:
 def _compare_by_scene(truth: Truth, rng: np.random.Generator) -> Recipe:
     wants_change = rng.random() >= 0.2
     while True:
-        rows = truth.places[rng.integers(len(truth.places))]
+        rows = truth.sites[rng.integers(len(truth.sites))]
         pairs = [(a, b) for i, a in enumerate(rows) for b in rows[i + 1:]
                  if (truth.scenes[a] != truth.scenes[b]) == wants_change]
         if pairs:

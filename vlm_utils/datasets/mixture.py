@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,26 +31,57 @@ def is_free_text(task: str, truth: Truth) -> bool:
     return task == "describe" or (not truth.has_scenes and task != "select")
 
 
-def build_recipes(truth: Truth, mixture: dict[str, int], seed: int) -> list[Recipe]:
-    """Samples of each task: {"select 3": 100, "sequence 2-4": 50}, shuffled, without repeats.
+class Part(NamedTuple):
+    """One entry of a mixture: how many samples of a task, with fewest to most images each."""
 
-    A range of numbers of images is drawn from evenly. Where a data set is too small to hold that
-    many different samples, there are fewer. Raises ValueError for an unknown task.
+    task: str
+    fewest: int
+    most: int
+    samples: int
+
+
+def parse_mixture(mixture: dict[str, int]) -> list[Part]:
+    """{"select 3": 100, "sequence 2-4": 50} as parts.
+
+    Raises ValueError for an unknown task, and for a number of images that is missing, below 1 or
+    a range turned round.
     """
-    rng = np.random.default_rng(seed)
-    recipes: list[Recipe] = []
-    for name, count in mixture.items():
+    parts = []
+    for name, samples in mixture.items():
         task, _, numbers = name.partition(" ")
         if task not in TASKS:
             raise ValueError(f"unknown task {task!r}: choose from {list(TASKS)}")
-        low, _, high = numbers.partition("-")
-        choices = range(int(low), int(high or low) + 1)
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", numbers)
+        fewest, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+        if not 1 <= fewest <= most:
+            raise ValueError(f"{name!r}: write the task and its number of images, as \"select 3\", "
+                             "or the fewest and the most, as \"sequence 2-4\"")
+        if samples < 0:
+            raise ValueError(f"{name!r}: {samples} samples were asked for")
+        parts.append(Part(task, fewest, most, samples))
+    return parts
+
+
+def most_images(mixture: dict[str, int], task: str) -> int:
+    """The most images of any sample of a task in a mixture; 0 if it has none."""
+    return max((part.most for part in parse_mixture(mixture) if part.task == task), default=0)
+
+
+def build_recipes(truth: Truth, mixture: dict[str, int], seed: int) -> list[Recipe]:
+    """Samples of each task, {"select 3": 100, "sequence 2-4": 50}, shuffled, without repeats.
+
+    A range of numbers of images is drawn from evenly. If a data set is too small to hold that
+    many different samples, there are fewer. Raises ValueError as parse_mixture.
+    """
+    rng = np.random.default_rng(seed)
+    recipes: list[Recipe] = []
+    for part in parse_mixture(mixture):
         made: dict[Recipe, None] = {}
-        for _ in range(3 * count):
-            if len(made) == count:
+        for _ in range(3 * part.samples):
+            if len(made) == part.samples:
                 break
-            num_images = int(choices[rng.integers(len(choices))])
-            made[TASKS[task](truth, rng, num_images)] = None
+            num_images = part.fewest + int(rng.integers(part.most - part.fewest + 1))
+            made[TASKS[part.task](truth, rng, num_images)] = None
         recipes += made
     return [recipes[i] for i in rng.permutation(len(recipes))]
 
@@ -68,12 +101,7 @@ def feasible(truth: Truth, mixture: dict[str, int]) -> dict[str, int]:
         return mixture
     can = {"describe", "select", "compare", "refer"} if truth.has_captions \
         else {"describe", "compare", "sequence"}
-    kept = {}
-    longest = max((len(p) for p in truth.places), default=1)
-    for name, count in mixture.items():
-        task, _, numbers = name.partition(" ")
-        most = int(numbers.split("-")[-1])
-        limit = longest if task == "sequence" else len(truth.scenes)
-        if task in can and most <= limit:
-            kept[name] = count
-    return kept
+    longest = max((len(rows) for rows in truth.sites), default=1)
+    limits = {"sequence": longest}
+    return {name: part.samples for name, part in zip(mixture, parse_mixture(mixture), strict=True)
+            if part.task in can and part.most <= limits.get(part.task, len(truth.scenes))}

@@ -8,7 +8,7 @@ import numpy as np
 
 from vlm_utils import tiny_earth
 from vlm_utils.datasets.truth import Recipe, Truth, images_first
-from vlm_utils.tiny_earth import KINDS, LINE_PLACES, PLACES, Scene, with_article
+from vlm_utils.tiny_earth import CELLS, KINDS, LINE_PLACES, Scene, with_article
 
 DESCRIBE_PROMPT = "Describe the image."
 SIZES = {1: "Small.", 2: "Large."}
@@ -31,8 +31,8 @@ def question(scene: Scene, rng: np.random.Generator, image: str = "") -> tuple[s
     if kind_of_question == "cover":
         return f"What is the land cover{of}?", f"{scene.cover.capitalize()}."
     if kind_of_question == "what":
-        points = [f for f in features if f.place in PLACES]
-        free = tiny_earth.free_places(scene)
+        points = [f for f in features if f.place in CELLS]
+        free = tiny_earth.free_cells(scene.features)
         if points and (rng.random() < 0.7 or not free):
             feature = points[rng.integers(len(points))]
             return (f"What is {tiny_earth.where(feature.place)}{of}?",
@@ -50,7 +50,7 @@ def question(scene: Scene, rng: np.random.Generator, image: str = "") -> tuple[s
         feature = features[rng.integers(len(features))]
         there = rng.random() < 0.5
         if not there:
-            places = LINE_PLACES if feature.place in LINE_PLACES else PLACES
+            places = LINE_PLACES if feature.place in LINE_PLACES else CELLS
             elsewhere = [place for place in places if place != feature.place]
             feature = replace(feature, place=elsewhere[rng.integers(len(elsewhere))])
         return f"Is there {tiny_earth.phrase(feature)}{of}?", "Yes." if there else "No."

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from vlm_utils import tiny_earth
 from vlm_utils.datasets.truth import Truth
@@ -16,22 +19,37 @@ from vlm_utils.tiny_earth.turning import turn_image, turn_scene
 CAPTIONS = tuple(f"caption_{i}" for i in range(5))
 
 
+class ImageFeatures(Protocol):
+    """Encoded images, one row for each row of an image table: what `encode_table` returns."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: list[int]) -> Tensor:
+        """(len(rows), patches, vision_dim)"""
+
+
 @dataclass(eq=False)
 class ImageTable:
-    """One split: `dataset` with an `image` column, each image once, and what is known of it."""
+    """One split: `dataset` with an `image` column, each image once, and what is known of it.
+
+    orientations: in how many each image stands in the table (`add_orientations`).
+    image_features: the encoded images, once they are known; samples then bring these instead of
+    pictures.
+    """
 
     name: str
     dataset: object
     truth: Truth
-    turns: int = 1  # orientations; see add_turns
+    orientations: int = 1
+    image_features: ImageFeatures | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def image(self, row: int) -> Image.Image:
         picture = images.as_rgb(self.dataset[row]["image"], f"{self.name} row {row}")
-        turn = row * self.turns // len(self)
-        return turn_image(picture, turn) if turn else picture
+        orientation = row * self.orientations // len(self)
+        return turn_image(picture, orientation) if orientation else picture
 
 
 def load_image_table(profile: Profile, split: str, with_truth: bool = False) -> ImageTable:
@@ -47,30 +65,34 @@ def load_image_table(profile: Profile, split: str, with_truth: bool = False) -> 
         table = _folder_table(folder, split)
         if table.truth.has_captions or not with_truth:
             return table
-        print(f"{folder.name} has no captions: training and measuring use the profile's images")
+        warnings.warn(f"{folder.name} has no captions: training and measuring use the images of "
+                      "the profile", stacklevel=2)
     if profile.dataset is not None:
         return _captioned_table(images.load_hub_images(profile.dataset, split), split)
     return _tiny_earth_table(split)
 
 
-def add_turns(table: ImageTable, turns: int) -> ImageTable:
+def add_orientations(table: ImageTable, orientations: int) -> ImageTable:
     """The same images in 1 to 8 orientations, their ground truth turned with them.
 
-    Row i + turn * images is image i turned. A view from above has no up or down, so each turned
-    tile is as true as the first. Images without scenes are left as they are: captions cannot be
-    turned.
+    Row i + k * images is image i in orientation k. A view from above has no up or down, so each
+    turned tile is as true as the first. Images without scenes are left as they are: captions
+    cannot be turned. Raises ValueError for a table that already has several orientations.
     """
     from datasets import concatenate_datasets
-    if turns == 1 or not table.truth.has_scenes:
+    if table.orientations > 1:
+        raise ValueError(f"{table.name} already holds each image in {table.orientations} "
+                         "orientations: start from the table that load_image_table returns")
+    if orientations == 1 or not table.truth.has_scenes:
         return table
     truth, count = table.truth, len(table)
-    scenes = [turn_scene(scene, turn) for turn in range(turns) for scene in truth.scenes]
+    scenes = [turn_scene(scene, k) for k in range(orientations) for scene in truth.scenes]
     captions = [*truth.captions, *(tiny_earth.captions(scene) for scene in scenes[count:])]
-    places = [tuple(row + turn * count for row in rows)
-              for turn in range(turns) for rows in truth.places]
-    return ImageTable(f"{table.name}, {turns} orientations",
-                      concatenate_datasets([table.dataset] * turns),
-                      Truth(scenes, captions, places), turns)
+    sites = [tuple(row + k * count for row in rows)
+             for k in range(orientations) for rows in truth.sites]
+    return ImageTable(f"{table.name}, {orientations} orientations",
+                      concatenate_datasets([table.dataset] * orientations),
+                      Truth(scenes, captions, sites), orientations)
 
 
 def _tiny_earth_table(split: str) -> ImageTable:
@@ -84,12 +106,12 @@ def _tiny_earth_table(split: str) -> ImageTable:
     for row in series["scenes"]:
         scenes += [tiny_earth.Scene.from_json(text) for text in row]
     captions += [tiny_earth.captions(scene) for scene in scenes[len(singles):]]
-    start, places = len(singles), []
+    start, sites = len(singles), []
     for length in lengths:
-        places.append(tuple(range(start, start + length)))
+        sites.append(tuple(range(start, start + length)))
         start += length
     dataset = concatenate_datasets([singles.select_columns(["image"]), frames])
-    return ImageTable(f"TinyEarth {split}", dataset, Truth(scenes, captions, places))
+    return ImageTable(f"TinyEarth {split}", dataset, Truth(scenes, captions, sites))
 
 
 def _captioned_table(dataset, split: str) -> ImageTable:

@@ -27,18 +27,23 @@ class Recipe:
     answer: str | None
     task: str
 
+    @property
+    def num_images(self) -> int:
+        return len(self.rows)
+
 
 @dataclass(eq=False)
 class Truth:
     """What is known of each row of an image table.
 
     scenes: a Scene or None per row. captions: a list of texts per row, empty where none is known.
-    places: rows of one place, in order of time, for each place.
+    sites: for each place on the ground, the rows that show it, in order of time. A row in no site
+    is a site of its own.
     """
 
     scenes: Sequence[Scene | None]
     captions: Sequence[list[str]]
-    places: Sequence[tuple[int, ...]]
+    sites: Sequence[tuple[int, ...]]
 
     @property
     def has_scenes(self) -> bool:
@@ -60,11 +65,19 @@ class Truth:
                 rows["feature", f.kind, f.place].append(row)
         return rows
 
+    def site_of(self, row: int) -> int:
+        """The number of a row's site; a row that is in none has a number of its own."""
+        return self._sites_of_rows.get(row, len(self.sites) + row)
+
     @cached_property
-    def places_by_length(self) -> dict[int, list[tuple[int, ...]]]:
-        """For each number of images, the places that have at least so many."""
-        longest = max((len(rows) for rows in self.places), default=0)
-        return {count: [rows for rows in self.places if len(rows) >= count]
+    def _sites_of_rows(self) -> dict[int, int]:
+        return {row: site for site, rows in enumerate(self.sites) for row in rows}
+
+    @cached_property
+    def sites_by_length(self) -> dict[int, list[tuple[int, ...]]]:
+        """For each number of images, the sites that have at least that many."""
+        longest = max((len(rows) for rows in self.sites), default=0)
+        return {count: [rows for rows in self.sites if len(rows) >= count]
                 for count in range(1, longest + 1)}
 
 

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
+from vlm_utils.answering import make_prompt_batch
 from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
-from vlm_utils.collate import collate_multi_image
 from vlm_utils.datasets import Sample
 
 
@@ -26,15 +26,14 @@ def attention_to_images(model: MultiImageVLM, processor: MultiImageProcessor,
 
     Returns (layers, num_images, side, side), the mean over heads; side * side tokens an image, in
     row order. What goes to text is left out: each layer sums to 1 over all images.
-    Raises ValueError where the sample has no images, or the tokens of an image are no square.
+    Raises ValueError if the sample has no images, or if an image's tokens do not form a square.
     """
     tokens = processor.tokens_per_image
     side = math.isqrt(tokens)
     if side * side != tokens:
-        raise ValueError(f"{tokens} tokens per image are no square: there is no map to draw")
+        raise ValueError(f"{tokens} tokens per image do not form a square: there is no map to draw")
     # One sample, so no padding: the last position is the one that predicts the answer.
-    batch = collate_multi_image([sample], processor, for_generation=True)
-    batch = {name: values.to(model.device) for name, values in batch.items()}
+    batch = make_prompt_batch(model, processor, [sample])
     is_image = batch["input_ids"][0] == processor.image_token_id        # (length,)
     if not is_image.any():
         raise ValueError("the sample has no images: attention to images needs at least one")

@@ -5,18 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import torch
+from torch import Tensor
 
 from vlm_utils import tiny_earth
-from vlm_utils.architecture import IMAGE_TOKEN, identifier
+from vlm_utils.architecture import IDENTIFIER_PATTERN, IMAGE_TOKEN, identifier, named_images
 from vlm_utils.datasets import Recipe, TaskDataset, Truth
-from vlm_utils.evaluation.grading import _IDENTIFIER
 
 
 def blind(dataset: TaskDataset) -> TaskDataset:
-    """Every image replaced by the mean of all: what can be answered without seeing?"""
-    mean = dataset.features[list(range(len(dataset.features)))].float().mean(dim=0)
-    return replace(dataset, features=_Everywhere(mean))
+    """Every image replaced by the mean of all: what can be answered without seeing?
+
+    Raises ValueError where the images are not encoded.
+    """
+    table = dataset.table
+    if table.image_features is None:
+        raise ValueError("blind needs encoded images: set table.image_features = "
+                         "encode_table(table, model, processor)")
+    count = len(table.image_features)
+    mean = table.image_features[list(range(count))].float().mean(dim=0)     # (patches, dim)
+    unseen = replace(table, image_features=_Everywhere(mean, count))
+    return replace(dataset, table=unseen)
 
 
 def shuffled(dataset: TaskDataset, seed: int = 0) -> TaskDataset:
@@ -50,7 +58,7 @@ def permuted(dataset: TaskDataset, seed: int = 0) -> TaskDataset:
         same = order = np.arange(len(recipe.rows))
         while len(same) > 1 and (order == same).all():  # by chance half of the pairs would stay
             order = rng.permutation(len(same))
-        answer = int(np.flatnonzero(order == int(_IDENTIFIER.search(recipe.answer)[1]) - 1)[0])
+        answer = int(np.flatnonzero(order == named_images(recipe.answer)[0] - 1)[0])
         recipes.append(replace(recipe, rows=tuple(recipe.rows[i] for i in order),
                                answer=identifier(answer + 1)))
     return replace(dataset, recipes=recipes)
@@ -66,7 +74,6 @@ def with_unrelated(dataset: TaskDataset, seed: int = 0, max_images: int = 8) -> 
     """
     rng = np.random.default_rng(seed)
     truth = dataset.table.truth
-    place_of = {row: place for place, rows in enumerate(truth.places) for row in rows}
     recipes = []
     for i, recipe in enumerate(dataset.recipes):
         if recipe.task not in ("select", "refer"):
@@ -75,7 +82,7 @@ def with_unrelated(dataset: TaskDataset, seed: int = 0, max_images: int = 8) -> 
         if len(recipe.rows) >= max_images:
             raise ValueError(f"sample {i} has {len(recipe.rows)} images and the model has names "
                              f"for {max_images}: take samples of fewer images")
-        row = _unrelated_row(recipe, truth, place_of, rng)
+        row = _unrelated_row(recipe, truth, rng)
         if row is None:
             raise ValueError(f"sample {i}: none of the {len(truth.scenes)} images shows another "
                              "place and surely something else: use a table with more images")
@@ -95,29 +102,26 @@ def reversed_frames(dataset: TaskDataset) -> TaskDataset:
 
 
 class _Everywhere:
-    """A feature table whose every row is the same image."""
+    """Encoded images of which every one is the same (ImageFeatures)."""
 
-    key = "image_features"
+    def __init__(self, features: Tensor, count: int):
+        self.features, self.count = features, count                 # features: (patches, dim)
 
-    def __init__(self, features: torch.Tensor):
-        self.features = features
+    def __len__(self) -> int:
+        return self.count
 
-    def __getitem__(self, rows: list[int]) -> torch.Tensor:
+    def __getitem__(self, rows: list[int]) -> Tensor:
         return self.features.expand(len(rows), *self.features.shape)
 
 
-def _unrelated_row(recipe: Recipe, truth: Truth, place_of: dict[int, int],
-                   rng: np.random.Generator) -> int | None:
+def _unrelated_row(recipe: Recipe, truth: Truth, rng: np.random.Generator) -> int | None:
     """A random image of another place than a sample's, not to be taken for the right one."""
-    def place(row: int) -> int:
-        return place_of.get(row, -1 - row)      # an image of its own is a place of its own
-
-    seen = {place(row) for row in recipe.rows}
+    seen = {truth.site_of(row) for row in recipe.rows}
     right = None
     if recipe.task == "select":
-        right = recipe.rows[int(_IDENTIFIER.search(recipe.answer)[1]) - 1]
+        right = recipe.rows[named_images(recipe.answer)[0] - 1]
     for row in map(int, rng.permutation(len(truth.scenes))):
-        if place(row) not in seen and (right is None or not _share(truth, row, right)):
+        if truth.site_of(row) not in seen and (right is None or not _share(truth, row, right)):
             return row
     return None
 
@@ -134,7 +138,8 @@ def _share(truth: Truth, row: int, other: int) -> bool:
 def _insert_image(recipe: Recipe, row: int, position: int) -> Recipe:
     """The image `row` before image `position`, counted from 0, or right behind the last one."""
     def renamed(text: str) -> str:
-        return _IDENTIFIER.sub(lambda m: identifier(int(m[1]) + (int(m[1]) > position)), text)
+        return IDENTIFIER_PATTERN.sub(
+            lambda m: identifier(int(m[1]) + (int(m[1]) > position)), text)
 
     pieces = renamed(recipe.prompt).split(IMAGE_TOKEN)      # placeholder k follows piece k
     pieces.insert(min(position + 1, len(recipe.rows)), "")

@@ -7,8 +7,8 @@ from itertools import product
 import pandas as pd
 
 from vlm_utils import tiny_earth
+from vlm_utils.architecture import named_images
 from vlm_utils.datasets import Recipe, TaskDataset, caption_pair, is_free_text
-from vlm_utils.evaluation.grading import _IDENTIFIER
 
 
 def free_text_scores(dataset: TaskDataset, predictions: pd.DataFrame) -> dict[str, float]:
@@ -55,5 +55,5 @@ def _described_rows(recipe: Recipe) -> tuple[int, ...]:
     """The rows that a free answer describes: both of a comparison, else the one that is meant."""
     if recipe.task == "compare":
         return recipe.rows
-    named = _IDENTIFIER.search(recipe.prompt)
-    return recipe.rows[int(named[1]) - 1:][:1] if named else recipe.rows[:1]
+    named = named_images(recipe.prompt)
+    return recipe.rows[named[0] - 1:][:1] if named else recipe.rows[:1]

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pandas as pd
-import torch
 
-from vlm_utils.architecture import IMAGE_TOKEN, MultiImageProcessor, MultiImageVLM, identifier
-from vlm_utils.collate import collate_multi_image
+from vlm_utils.answering import answer_samples
+from vlm_utils.architecture import (
+    IDENTIFIER_PATTERN,
+    IMAGE_TOKEN,
+    MultiImageProcessor,
+    MultiImageVLM,
+    identifier,
+    named_images,
+)
 from vlm_utils.datasets import TaskDataset
 from vlm_utils.evaluation.intervals import wilson_interval
 from vlm_utils.tiny_earth import ANSWER_FORMS
 
-_IDENTIFIER = re.compile(r"<image_(\d+)>")
 
-
-@torch.inference_mode()
 def predict(model: MultiImageVLM, processor: MultiImageProcessor, dataset: TaskDataset,
             batch_size: int = 128, max_new_tokens: int = 48, **generation) -> pd.DataFrame:
     """The model's answer to every sample, greedy unless told: one row per sample, in order.
@@ -25,28 +26,24 @@ def predict(model: MultiImageVLM, processor: MultiImageProcessor, dataset: TaskD
     Columns: task, num_images, prompt, answer (the truth), prediction. Samples of similar length
     are batched together. generation: arguments of `generate`, as do_sample and temperature.
     """
-    model.eval()
     recipes = dataset.recipes
-    order = sorted(range(len(recipes)), key=lambda i: (len(recipes[i].rows),
-                                                       len(recipes[i].prompt)))
+    order = sorted(range(len(recipes)),
+                   key=lambda i: (recipes[i].num_images, len(recipes[i].prompt)))
     predictions: dict[int, str] = {}
     for start in range(0, len(order), batch_size):
         chosen = order[start:start + batch_size]
-        batch = collate_multi_image([dataset[i] for i in chosen], processor, for_generation=True)
-        ids = model.generate(
-            **{name: values.to(model.device) for name, values in batch.items()},
-            **({"do_sample": False} | generation), max_new_tokens=max_new_tokens,
-            pad_token_id=processor.pad_token_id)
-        predictions |= {i: processor.decode(row) for i, row in zip(chosen, ids, strict=True)}
+        answers = answer_samples(model, processor, [dataset[i] for i in chosen],
+                                 max_new_tokens, **generation)
+        predictions |= dict(zip(chosen, answers, strict=True))
     return pd.DataFrame({
-        "task": [r.task for r in recipes], "num_images": [len(r.rows) for r in recipes],
+        "task": [r.task for r in recipes], "num_images": [r.num_images for r in recipes],
         "prompt": [r.prompt for r in recipes], "answer": [r.answer for r in recipes],
         "prediction": [predictions[i] for i in range(len(recipes))]})
 
 
 def parse_choice(text: str, num_images: int) -> int | None:
     """The number k of the one image that an answer names, or None: none, several, or no such."""
-    named = {int(k) for k in _IDENTIFIER.findall(text)}
+    named = set(named_images(text))
     if len(named) != 1:
         return None
     k = named.pop()
@@ -109,7 +106,8 @@ def _answer_prior(graded: pd.DataFrame) -> float:
     A kind is its first two words: "Where is" wants a place. More words would name what is asked
     about, and leave so few questions of each kind that the commonest answer is there by chance.
     """
-    words = graded["prompt"].str.replace(IMAGE_TOKEN, " ").str.replace(_IDENTIFIER, " ", regex=True)
+    words = graded["prompt"].str.replace(IMAGE_TOKEN, " ")
+    words = words.str.replace(IDENTIFIER_PATTERN, " ", regex=True)
     kinds = words.str.split().str[:2].str.join(" ")
     commonest = graded.groupby(kinds)["answer"].agg(lambda answers: answers.value_counts().iloc[0])
     return commonest.sum() / len(graded)

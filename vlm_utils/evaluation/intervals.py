@@ -29,32 +29,31 @@ def warn_small_samples(summary: pd.DataFrame, dataset: TaskDataset,
     Raises ValueError where the summary is not of this dataset.
     """
     truth = dataset.table.truth
-    place_of = {row: place for place, rows in enumerate(truth.places) for row in rows}
-    unit = "place" if any(len(rows) > 1 for rows in truth.places) else "image"
+    unit = "place" if any(len(rows) > 1 for rows in truth.sites) else "image"
     asked, shown, used = defaultdict(int), defaultdict(set), defaultdict(int)
     for recipe in dataset.recipes:
         key = recipe.task, len(recipe.rows)
-        places = {place_of.get(row, -1 - row) for row in recipe.rows}   # or a place of its own
+        sites = {truth.site_of(row) for row in recipe.rows}
         asked[key] += 1
-        shown[key] |= places
-        used[key] += len(places)
+        shown[key] |= sites
+        used[key] += len(sites)
     warnings = []
     for row in summary.itertuples():
         key, name = (row.task, row.num_images), f"{row.task} of {row.num_images}"
         if asked[key] != row.samples:
             raise ValueError(f"{name}: the summary counts {row.samples} samples, the dataset holds "
                              f"{asked[key]}: give the dataset that was evaluated")
-        places = len(shown[key])
-        independent = min(row.samples, max(1, round(places * row.samples / used[key])))
+        sites = len(shown[key])
+        independent = min(row.samples, max(1, round(sites * row.samples / used[key])))
         low, high = wilson_interval(round(row.accuracy * independent), independent)
         if high - low <= widest:
             continue
         width = f"{low:.0%} to {high:.0%}, {100 * (high - low):.0f} points wide"
         if independent < row.samples:
-            warnings.append(f"{name}: {row.samples} samples show only {places} different {unit}s: "
+            warnings.append(f"{name}: {row.samples} samples show only {sites} different {unit}s: "
                             f"{row.low:.0%} to {row.high:.0%} is too narrow, with each {unit} "
                             f"counted once it is {width}: add images")
         else:
-            warnings.append(f"{name}: {row.samples} samples of {places} different {unit}s leave "
+            warnings.append(f"{name}: {row.samples} samples of {sites} different {unit}s leave "
                             f"{width}: ask more samples")
     return warnings

@@ -19,6 +19,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -40,24 +41,31 @@ from vlm_utils.architecture import (
     identifier,
     special_tokens,
 )
+from vlm_utils.collate import collate
 from vlm_utils.datasets import (
     DESCRIBE_PROMPT,
     ImageTable,
     Recipe,
     TaskDataset,
-    add_turns,
+    add_orientations,
     build_recipes,
     images_first,
     load_image_table,
 )
 from vlm_utils.making.vision_pretraining import MERGE, PATCH, SIDE, pretrain_encoder
 from vlm_utils.profiles import data_folder, get_profile
-from vlm_utils.training import EncodedSamples, TrainingSettings, encode_table, print_progress, train
+from vlm_utils.training import (
+    TrainingSettings,
+    encode_table,
+    print_progress,
+    start_run,
+    train,
+)
 
 VOCABULARY = 1024
 MAX_LENGTH = 512
 ENCODER_STEPS = 1500
-TURNS = 2
+ORIENTATIONS = 2
 # Enough for the figures that the course promises; after 2,200 steps, some answers still mixed up
 # left and right.
 SETTINGS = TrainingSettings(steps=3000, batch_size=64, learning_rate=3e-3, optimizer="muon")
@@ -145,24 +153,21 @@ def score(model: MultiImageVLM, processor: MultiImageProcessor, table: ImageTabl
             "questions": len(questions), "captions": len(descriptions)}
 
 
-class SpreadSamples(EncodedSamples):
-    """Samples in half of which image and text stand some positions apart, as if text or images
-    stood between them (randomised positions, Ruoss et al. 2023).
+def spreading_collate(processor: MultiImageProcessor) -> Callable[[list[dict]], dict]:
+    """The course's collator; in half of the samples, image and text stand some positions apart, as
+    if text or images stood between them (randomised positions, Ruoss et al. 2023).
 
     A model that has only ever met its image right in front of the question looks for it there.
     More images push it away.
     """
+    names = [identifier(k + 1) for k in range(processor.max_images)]
+    block = torch.tensor([processor.image_token_id,
+                          *processor.tokenizer.convert_tokens_to_ids(names)])
 
-    def __init__(self, dataset: TaskDataset, processor: MultiImageProcessor):
-        super().__init__(dataset, processor)
-        names = [identifier(k + 1) for k in range(processor.max_images)]
-        self.block = torch.tensor([self.image_token_id,
-                                   *processor.tokenizer.convert_tokens_to_ids(names)])
-
-    def collate(self, chosen: list[int]) -> dict[str, Tensor]:
-        batch = super().collate(chosen)
-        batch["position_ids"] = spread_positions(batch["input_ids"], self.block, GAP)
-        return batch
+    def spread(encoded: list[dict]) -> dict[str, Tensor]:
+        batch = collate(encoded, processor.pad_token_id)
+        return batch | {"position_ids": spread_positions(batch["input_ids"], block, GAP)}
+    return spread
 
 
 def spread_positions(input_ids: Tensor, block: Tensor, gap: int) -> Tensor:
@@ -183,11 +188,11 @@ def spread_positions(input_ids: Tensor, block: Tensor, gap: int) -> Tensor:
 def train_language(model: MultiImageVLM, processor: MultiImageProcessor, table: ImageTable,
                    settings: TrainingSettings) -> None:
     """Teach projector and language model to describe images and to answer about each by name."""
-    turned = add_turns(table, TURNS)
-    features = encode_table(turned, model, processor)
-    dataset = TaskDataset(turned, build_recipes(turned.truth, MIXTURE, seed=0), features)
-    train(model, SpreadSamples(dataset, processor), processor, settings,
-          on_step=print_progress(200))
+    turned = add_orientations(table, ORIENTATIONS)
+    turned.image_features = encode_table(turned, model, processor)
+    dataset = TaskDataset(turned, build_recipes(turned.truth, MIXTURE, seed=0))
+    run = start_run(model, processor, dataset, settings, spreading_collate(processor))
+    train(run, on_step=print_progress(200))
 
 
 def main() -> None:

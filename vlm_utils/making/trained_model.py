@@ -13,14 +13,20 @@ import time
 from pathlib import Path
 
 from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
-from vlm_utils.datasets import TaskDataset, add_turns, build_recipes, build_tasks, load_image_table
+from vlm_utils.datasets import (
+    TaskDataset,
+    add_orientations,
+    build_recipes,
+    build_tasks,
+    load_image_table,
+)
 from vlm_utils.evaluation import evaluate, free_text_scores, predict
 from vlm_utils.loading import load_base_model, load_checkpoint
 from vlm_utils.profiles import data_folder, get_profile
-from vlm_utils.training import TrainingSettings, encode_table, print_progress, train
+from vlm_utils.training import TrainingSettings, encode_table, print_progress, start_run, train
 
 STEPS = 9_000
-TURNS = 4
+ORIENTATIONS = 4
 # "each" teaches the names that the base model has not met, of images 4 to 8.
 MIXTURE = {"select 2": 15_000, "select 3": 35_000, "select 4-8": 100_000, "compare 2": 30_000,
            "sequence 2-4": 60_000, "sequence 5-8": 110_000, "refer 1-3": 30_000,
@@ -35,11 +41,11 @@ def measure(model: MultiImageVLM, processor: MultiImageProcessor) -> dict:
     """Accuracy on the test split for each task and number of images, and scores of descriptions."""
     table = load_image_table(get_profile("tiny"), "test")
     asked = build_tasks(table, TEST_MIXTURE, seed=1)
-    asked.features = encode_table(table, model, processor)
+    table.image_features = encode_table(table, model, processor)
     tasks = evaluate(model, processor, asked)
     print(tasks.round(3).to_string())
     recipes = build_recipes(table.truth, {"describe 1": TEST_DESCRIPTIONS}, seed=1)
-    described = TaskDataset(table, recipes, asked.features)
+    described = TaskDataset(table, recipes)
     scores = free_text_scores(described, predict(model, processor, described))
     text = {name: round(score, 4) for name, score in scores.items()}
     print(text)
@@ -63,12 +69,12 @@ def main() -> None:
     profile = get_profile("tiny")
     started = time.perf_counter()
     model, processor = load_base_model(profile)
-    table = add_turns(load_image_table(profile, "train"), TURNS)
+    table = add_orientations(load_image_table(profile, "train"), ORIENTATIONS)
     dataset = build_tasks(table, MIXTURE, seed=0)
-    dataset.features = encode_table(table, model, processor)
+    table.image_features = encode_table(table, model, processor)
     print(f"{len(dataset):,} samples, {time.perf_counter() - started:.0f} s so far", flush=True)
-    train(model, dataset, processor, TrainingSettings.of(profile, steps=options.steps),
-          on_step=print_progress(250))
+    settings = TrainingSettings.of(profile, steps=options.steps)
+    train(start_run(model, processor, dataset, settings), on_step=print_progress(250))
     minutes = (time.perf_counter() - started) / 60
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)

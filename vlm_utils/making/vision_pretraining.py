@@ -18,12 +18,12 @@ from transformers import ViTConfig, ViTModel
 
 from vlm_utils.architecture import merge_neighbours
 from vlm_utils.tiny_earth import (
+    CELLS,
     COVERS,
     GRID,
     KINDS,
     LINE_KINDS,
     LINE_PLACES,
-    PLACES,
     Scene,
     cells_on_line,
 )
@@ -37,21 +37,21 @@ NOISE = 1.0
 _POINTS = tuple(kind for kind in KINDS if kind not in LINE_KINDS)
 # Of each cell: cover, point feature, its size, the line that goes across, the one that goes down,
 # and which cell it is: a token that does not say where it stands cannot answer "Where is ...?".
-CLASSES = [len(COVERS), 1 + len(_POINTS), 3, 1 + len(LINE_KINDS), 1 + len(LINE_KINDS), len(PLACES)]
+CLASSES = [len(COVERS), 1 + len(_POINTS), 3, 1 + len(LINE_KINDS), 1 + len(LINE_KINDS), len(CELLS)]
 
 
 def scene_labels(scene: Scene) -> np.ndarray:
     """What stands in each cell, as class numbers (4, 6) in the order of CLASSES; 0 for nothing."""
-    labels = np.zeros((len(PLACES), len(CLASSES)), dtype=np.int64)
+    labels = np.zeros((len(CELLS), len(CLASSES)), dtype=np.int64)
     labels[:, 0] = COVERS.index(scene.cover)
-    labels[:, 5] = range(len(PLACES))
+    labels[:, 5] = range(len(CELLS))
     for feature in scene.features:
         if feature.place in LINE_PLACES:
-            cells = [PLACES.index(cell) for cell in cells_on_line(feature.place)]
+            cells = [CELLS.index(cell) for cell in cells_on_line(feature.place)]
             labels[cells, 3 + (feature.place.startswith("down"))] = \
                 1 + LINE_KINDS.index(feature.kind)
         else:
-            labels[PLACES.index(feature.place), 1:3] = \
+            labels[CELLS.index(feature.place), 1:3] = \
                 1 + _POINTS.index(feature.kind), feature.size
     return labels
 

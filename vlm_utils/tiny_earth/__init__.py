@@ -12,18 +12,18 @@ from vlm_utils.tiny_earth.build import COUNTS, build, scene_row, sequence_row
 from vlm_utils.tiny_earth.drawing import render
 from vlm_utils.tiny_earth.sampling import EVENTS, MAX_FRAMES, sample_scene, sample_sequence
 from vlm_utils.tiny_earth.scenes import (
+    CELLS,
     COVERS,
     GRID,
     KINDS,
     LINE_KINDS,
     LINE_PLACES,
-    PLACES,
     SIZED_KINDS,
     Feature,
     Scene,
     allowed_kinds,
     cells_on_line,
-    free_places,
+    free_cells,
 )
 from vlm_utils.tiny_earth.sentences import (
     ANSWER_FORMS,
@@ -40,8 +40,8 @@ from vlm_utils.tiny_earth.tables import frames_as_rows, load_scenes, load_sequen
 
 __all__ = [
     "ANSWER_FORMS", "COUNTS", "COVERS", "EVENTS", "GRID", "KINDS", "LINE_KINDS", "LINE_PLACES",
-    "MAX_FRAMES", "PLACES", "SIZED_KINDS", "Feature", "Scene", "allowed_kinds", "build",
+    "MAX_FRAMES", "CELLS", "SIZED_KINDS", "Feature", "Scene", "allowed_kinds", "build",
     "captions", "cells_on_line", "describe_change", "describe_sequence", "facts",
-    "frames_as_rows", "free_places", "load_scenes", "load_sequences", "phrase", "render",
+    "frames_as_rows", "free_cells", "load_scenes", "load_sequences", "phrase", "render",
     "sample_scene", "sample_sequence", "scene_facts", "scene_row", "sequence_row", "where",
     "with_article"]

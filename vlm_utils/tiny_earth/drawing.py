@@ -13,7 +13,7 @@ import zlib
 
 import numpy as np
 
-from vlm_utils.tiny_earth.scenes import GRID, LINE_PLACES, PLACES
+from vlm_utils.tiny_earth.scenes import CELLS, GRID, LINE_PLACES
 
 SIDE = 64
 CELL = SIDE / GRID  # pixels
@@ -47,7 +47,7 @@ def render(scene, place_seed: int, light_seed: int) -> np.ndarray:
 
 def cell_center(place: str) -> np.ndarray:
     """The (row, column) of the centre of one of the four cells, in pixels."""
-    row, column = divmod(PLACES.index(place), GRID)
+    row, column = divmod(CELLS.index(place), GRID)
     return (np.array([row, column]) + 0.5) * CELL
 
 

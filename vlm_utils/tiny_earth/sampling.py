@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from vlm_utils.tiny_earth.scenes import (
+    CELLS,
     COVERS,
     KINDS,
     LINE_KINDS,
     LINE_PLACES,
-    PLACES,
     POINT_KINDS,
     SIZED_KINDS,
     Feature,
@@ -76,12 +76,12 @@ def _sample_states(rng, event, num_frames):
         length = rng.integers(2, max(3, min(num_frames, 5)))
         kind = pick(rng, ("ship", "fire"))
         size = _sample_size(rng, kind)
-        return [Feature(kind, place, size) for place in rng.permutation(PLACES)[:length].tolist()]
+        return [Feature(kind, place, size) for place in rng.permutation(CELLS)[:length].tolist()]
     if event in ("grow", "shrink"):
-        kind, place = pick(rng, SIZED_KINDS), pick(rng, PLACES)
+        kind, place = pick(rng, SIZED_KINDS), pick(rng, CELLS)
         return [Feature(kind, place, size) for size in ((1, 2) if event == "grow" else (2, 1))]
     kind = pick(rng, KINDS[:-2] + ("road",))  # rivers neither come nor go
-    place = pick(rng, LINE_PLACES if kind == "road" else PLACES)
+    place = pick(rng, LINE_PLACES if kind == "road" else CELLS)
     feature = Feature(kind, place, _sample_size(rng, kind))
     if event == "come and go":
         return [None, feature, None] if rng.random() < 0.5 else [feature, None, feature]

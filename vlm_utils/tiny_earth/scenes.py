@@ -7,10 +7,11 @@ river, a road) passes two of them.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 GRID = 2  # rows and columns of cells
-PLACES = ("top left", "top right", "bottom left", "bottom right")
+CELLS = ("top left", "top right", "bottom left", "bottom right")
 LINE_PLACES = ("across the top", "across the bottom", "down the left", "down the right")
 
 
@@ -18,8 +19,8 @@ def cells_on_line(place: str) -> tuple[str, ...]:
     """The two cells that a line passes: "across the top" passes the whole top row."""
     number = LINE_PLACES.index(place)
     if number < GRID:
-        return PLACES[GRID * number:GRID * (number + 1)]
-    return PLACES[number - GRID::GRID]
+        return CELLS[GRID * number:GRID * (number + 1)]
+    return CELLS[number - GRID::GRID]
 
 
 POINT_KINDS = {  # what can stand at one place of each cover
@@ -59,7 +60,7 @@ class Scene:
 
     def __post_init__(self):
         _check(self)
-        order = (PLACES + LINE_PLACES).index
+        order = (CELLS + LINE_PLACES).index
         ordered = tuple(sorted(self.features, key=lambda feature: order(feature.place)))
         object.__setattr__(self, "features", ordered)
 
@@ -89,11 +90,6 @@ def allowed_kinds(cover: str) -> tuple[str, ...]:
     return POINT_KINDS[cover] + (() if cover == "water" else LINE_KINDS)
 
 
-def free_places(scene: Scene) -> tuple[str, ...]:
-    """The cells, of the four, in which no feature stands and which no line passes."""
-    return free_cells(scene.features)
-
-
 def _check_keys(record, keys, what):
     if not isinstance(record, dict) or set(record) != keys:
         raise ValueError(f"{what} is no record of {sorted(keys)}: {record!r}")
@@ -105,7 +101,7 @@ def _check(scene):
     for feature in scene.features:
         if feature.kind not in kinds_here:
             raise ValueError(f"no {feature.kind!r} on {scene.cover}, only {kinds_here}")
-        places = LINE_PLACES if feature.kind in LINE_KINDS else PLACES
+        places = LINE_PLACES if feature.kind in LINE_KINDS else CELLS
         if feature.place not in places:
             raise ValueError(f"no {feature.kind} at {feature.place!r}, only at {places}")
         sizes = (1, 2) if feature.kind in SIZED_KINDS else (2,)
@@ -122,6 +118,7 @@ def _cells(feature):
     return cells_on_line(feature.place) if feature.kind in LINE_KINDS else (feature.place,)
 
 
-def free_cells(features):
+def free_cells(features: Iterable[Feature]) -> tuple[str, ...]:
+    """The cells, of the four, in which none of the features stands and which no line passes."""
     taken = {cell for feature in features for cell in _cells(feature)}
-    return tuple(place for place in PLACES if place not in taken)
+    return tuple(place for place in CELLS if place not in taken)

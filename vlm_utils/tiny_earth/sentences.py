@@ -9,11 +9,11 @@ import re
 from collections.abc import Sequence
 
 from vlm_utils.tiny_earth.scenes import (
+    CELLS,
     COVERS,
     KINDS,
     LINE_KINDS,
     LINE_PLACES,
-    PLACES,
     Feature,
     Scene,
 )
@@ -139,7 +139,7 @@ _COVER_WORDS = re.compile(rf"\b({'|'.join(COVERS)})s?\b")
 # The longest first, so that no name hides another that it begins.
 _FEATURE_WORDS = re.compile(
     rf"\b(?:(?P<kind>{'|'.join(KINDS)})s?"
-    rf"|(?P<place>{'|'.join(sorted(PLACES + LINE_PLACES, key=len, reverse=True))}))\b")
+    rf"|(?P<place>{'|'.join(sorted(CELLS + LINE_PLACES, key=len, reverse=True))}))\b")
 
 
 def _article(noun):

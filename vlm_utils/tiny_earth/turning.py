@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vlm_utils.tiny_earth.scenes import GRID, LINE_PLACES, PLACES, Scene, cells_on_line
+from vlm_utils.tiny_earth.scenes import CELLS, GRID, LINE_PLACES, Scene, cells_on_line
 
 
 def turn_tensor(image: Tensor, turn: int) -> Tensor:
@@ -28,7 +28,7 @@ def turn_image(picture: Image.Image, turn: int) -> Image.Image:
 def _new_places(turn: int) -> dict[str, str]:
     """Where each cell and each line of a tile lies after the turn."""
     old = turn_tensor(torch.arange(GRID * GRID).view(GRID, GRID), turn).flatten().tolist()
-    cells = {PLACES[before]: PLACES[after] for after, before in enumerate(old)}
+    cells = {CELLS[before]: CELLS[after] for after, before in enumerate(old)}
     lines = {frozenset(cells_on_line(line)): line for line in LINE_PLACES}
     return cells | {line: lines[frozenset(cells[cell] for cell in cells_on_line(line))]
                     for line in LINE_PLACES}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,8 +20,6 @@ class FeatureTable:
 
     table[[3, 5]] is (2, patches, vision_dim), float16.
     """
-
-    key = "image_features"
 
     def __init__(self, dataset, patches: int):
         self.patches = patches
@@ -38,17 +37,17 @@ class FeatureTable:
 
 
 def encode_table(table: ImageTable, model: MultiImageVLM, processor: MultiImageProcessor,
-                 batch_size: int = 128) -> FeatureTable:
+                 batch_size: int = 128, folder: Path | None = None) -> FeatureTable:
     """Encode every image of a table once, with `datasets.map`, into a file that is found again.
 
     The file is named after images, encoder weights and preprocessing: change one of them and the
-    features are computed anew.
+    features are computed again. folder: where it is kept; default: features/ in output_folder().
     """
     from datasets import Features, List, Value
     name = _fingerprint(table, model, processor)
     config = model.config
     width = config.patches_per_image * config.vision_config.hidden_size
-    folder = output_folder() / "features"
+    folder = folder or output_folder() / "features"
     folder.mkdir(parents=True, exist_ok=True)
 
     def encode(rows: list[int]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Lesson 04: what each part of a training step costs, one change at a time.
+"""What each part of a training step costs, one change at a time.
 
 A ladder from a naive step to the course's own. Each rung changes one thing, keeps the changes of
 those under it, and trains on the same batches. Nothing here is needed to train.
@@ -14,30 +14,35 @@ from dataclasses import dataclass
 
 import pandas as pd
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
 from torch.nn import functional
 
-from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM, Projector
-from vlm_utils.collate import LengthGroupedSampler, pad_texts
-from vlm_utils.datasets import IGNORED, Recipe, TaskDataset, encode_samples
+from vlm_utils.architecture import IGNORED, MultiImageProcessor, MultiImageVLM, Projector
+from vlm_utils.architecture.model import MultiImageVLMOutput
+from vlm_utils.collate import LengthGroupedSampler, collate
+from vlm_utils.datasets import Recipe, TaskDataset, encode_text
+from vlm_utils.profiles import TrainingSettings
+from vlm_utils.training.loop import training_step
 from vlm_utils.training.optimizers import make_optimizer
-from vlm_utils.training.settings import TrainingSettings
 
 TEXT_LENGTH = 128  # tokens that a naive step keeps free for each text, its images aside
 
 
 @dataclass(frozen=True)
 class Rung:
-    """One way to train: the model to start from, its batches, and the loss of a batch.
+    """One way to train: a model, its batches and its precision.
 
-    change: what differs from the rung before. seconds_once: what the change costs before training.
+    change: what differs from the rung before. model: called as MultiImageVLM is, with a batch,
+    loss_weights and num_items_in_batch. seconds_once: what the change costs before training.
     """
 
     name: str
     change: str
-    model: MultiImageVLM
+    model: nn.Module
     batches: list[dict[str, Tensor]]
-    loss: Callable[..., Tensor]
+    precision: str = "no"
     seconds_once: float = 0.0
 
 
@@ -48,13 +53,13 @@ def climb(model: MultiImageVLM, processor: MultiImageProcessor, dataset: TaskDat
 
     first_loss: of the first batch, before any weight has moved. The model is left as it is: copies
     of it are trained. Takes the first batch_size x steps samples, or as many whole batches as there
-    are; raises ValueError where there is none.
+    are; raises ValueError if there is none.
     """
     cuda = [model.device] if model.device.type == "cuda" else []
     rows = []
     with torch.random.fork_rng(devices=cuda):  # a new projector draws random numbers
         for rung in build_rungs(model, processor, dataset, batch_size, steps):
-            step = make_step(copy.deepcopy(rung.model).train(), rung.loss)
+            step = make_step(copy.deepcopy(rung.model).train(), rung.precision)
             rows.append({"rung": rung.name, "change": rung.change,
                          "first_loss": step(rung.batches[0]), "seconds_once": rung.seconds_once,
                          "samples_per_second": samples_per_second(step, rung.batches)})
@@ -79,16 +84,16 @@ def samples_per_second(step: Callable[[dict], float], batches: Sequence[dict[str
     return statistics.median(speeds)
 
 
-def make_step(model: MultiImageVLM, loss: Callable[..., Tensor]) -> Callable[[dict], float]:
-    """A training step: from a batch to moved weights; returns the loss before the move."""
-    optimizer = make_optimizer(model, TrainingSettings(steps=1))
+def make_step(model: nn.Module, precision: str = "no") -> Callable[[dict], float]:
+    """`training_step` with a new optimizer: from a batch to moved weights and the loss before."""
+    device = next(model.parameters()).device
+    AcceleratorState._reset_state()
+    accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
+    optimizer = accelerator.prepare(make_optimizer(model, TrainingSettings(steps=1)))
 
     def step(batch: dict[str, Tensor]) -> float:
-        value = loss(model, **{name: values.to(model.device) for name, values in batch.items()})
-        value.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return value.item()  # asked for last: a GPU has then done all that was queued
+        batch = {name: values.to(device) for name, values in batch.items()}
+        return training_step(accelerator, model, optimizer, [batch], average="tokens")
     return step
 
 
@@ -113,42 +118,42 @@ def build_rungs(model: MultiImageVLM, processor: MultiImageProcessor, dataset: T
     dynamic = make_batches(groups, processor, encoded)
     tokens = unmerged.config.tokens_per_image, merged.config.tokens_per_image
     return [
-        Rung("naive", "images anew, all patches, fixed length, all logits", unmerged, naive,
-             loss_encoding_each_image),
-        Rung("features once", "images encoded before training", unmerged, once,
-             loss_of_all_positions, seconds),
-        Rung("fewer tokens", f"{tokens[1]} tokens an image, not {tokens[0]}", merged, fewer,
-             loss_of_all_positions),
-        Rung("dynamic padding", "padded to the longest of the batch", merged, dynamic,
-             loss_of_all_positions),
-        Rung("answer logits only", "logits where the loss reads them", merged, dynamic,
-             loss_of_answers),
-        Rung("bfloat16", "matrix products in half precision", merged, dynamic,
-             loss_in_bfloat16)]
+        Rung("naive", "images anew, all patches, fixed length, all logits",
+             EncodingEachImage(unmerged), naive),
+        Rung("features once", "images encoded before training", AllLogits(unmerged), once,
+             seconds_once=seconds),
+        Rung("fewer tokens", f"{tokens[1]} tokens an image, not {tokens[0]}", AllLogits(merged),
+             fewer),
+        Rung("dynamic padding", "padded to the longest of the batch", AllLogits(merged), dynamic),
+        Rung("answer logits only", "logits where the loss reads them", merged, dynamic),
+        Rung("bfloat16", "matrix products in half precision", merged, dynamic, "bf16")]
 
 
-def loss_encoding_each_image(model: MultiImageVLM, pixel_values: Tensor, **batch) -> Tensor:
-    """Every image through the vision encoder, one by one, at every step."""
-    features = [model.encode_images(image.unsqueeze(0)) for image in pixel_values]
-    return loss_of_all_positions(model, image_features=torch.cat(features), **batch)
+# What a step computes: modules that are called as the course's model is.
 
-
-def loss_of_all_positions(model: MultiImageVLM, labels: Tensor, **batch) -> Tensor:
+class AllLogits(nn.Module):
     """Logits for every position, though the loss reads those of the answers only."""
-    logits = model(**batch, use_cache=False).logits                  # (batch, length, vocabulary)
-    return functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED)
+
+    def __init__(self, model: MultiImageVLM):
+        super().__init__()
+        self.model = model
+
+    def forward(self, labels: Tensor, loss_weights: Tensor, num_items_in_batch: Tensor,
+                **batch) -> MultiImageVLMOutput:
+        logits = self.model(**batch).logits                          # (batch, length, vocabulary)
+        losses = functional.cross_entropy(
+            logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED,
+            reduction="none")
+        weighted = losses * loss_weights[:, 1:].flatten()
+        return MultiImageVLMOutput(loss=weighted.sum() / num_items_in_batch)
 
 
-def loss_of_answers(model: MultiImageVLM, **batch) -> Tensor:
-    """The model's own loss: given labels, it computes no logits that the loss does not read."""
-    return model(**batch, use_cache=False).loss
+class EncodingEachImage(AllLogits):
+    """Every image through the vision encoder, one by one, at every step."""
 
-
-def loss_in_bfloat16(model: MultiImageVLM, **batch) -> Tensor:
-    """Weights stay float32 and are cast where a matrix product wants them (autocast)."""
-    with torch.autocast(model.device.type, dtype=torch.bfloat16):
-        return loss_of_answers(model, **batch)
+    def forward(self, pixel_values: Tensor, **batch) -> MultiImageVLMOutput:
+        features = [self.model.encode_images(image.unsqueeze(0)) for image in pixel_values]
+        return super().forward(image_features=torch.cat(features), **batch)
 
 
 def use_every_patch(model: MultiImageVLM, processor: MultiImageProcessor
@@ -174,11 +179,8 @@ def group_by_length(recipes: Sequence[Recipe], processor: MultiImageProcessor,
 
     Every rung gets these batches: while all are padded to one length, grouping changes nothing.
     """
-    lengths = [len(text["input_ids"]) for text in encode_samples(recipes, processor)]
+    lengths = [len(encode_text(recipe, processor)["input_ids"]) for recipe in recipes]
     sampler = LengthGroupedSampler(lengths, batch_size, window=TrainingSettings.window)
-    if not len(sampler):
-        raise ValueError(f"{len(recipes)} samples do not fill one batch of {batch_size}: "
-                         "choose a smaller batch_size")
     return [[recipes[i] for i in chosen] for chosen in sampler]
 
 
@@ -194,7 +196,8 @@ def make_batches(groups: Sequence[Sequence[Recipe]], processor: MultiImageProces
     most = max(len(recipe.rows) for group in groups for recipe in group)
     batches = []
     for group in groups:
-        batch = pad_texts(encode_samples(group, processor), processor.pad_token_id, left=False)
+        batch = collate([encode_text(recipe, processor) for recipe in group],
+                        processor.pad_token_id)
         if text_length is not None:
             length = most * processor.tokens_per_image + text_length
             batch = pad_further(batch, length, processor.pad_token_id)

@@ -1,135 +1,105 @@
-"""The training loop: one for every device, precision and number of processes (accelerate).
-
-The vision encoder is frozen, so the loop reads encoded images (`features.py`).
-"""
+"""The training loop: one for every device, precision and number of processes (accelerate)."""
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
-from accelerate import Accelerator, skip_first_batches
-from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import get_cosine_schedule_with_warmup
+from tqdm.auto import tqdm
 
-from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
-from vlm_utils.collate import LengthGroupedSampler, pad_texts
-from vlm_utils.datasets import TaskDataset, encode_samples
-from vlm_utils.profiles import get_device
-from vlm_utils.training.checkpoints import load_training_state, save_checkpoint
-from vlm_utils.training.optimizers import make_optimizer
-from vlm_utils.training.settings import TrainingSettings
+from vlm_utils.architecture import IGNORED
+from vlm_utils.training.checkpoints import save_checkpoint
+from vlm_utils.training.run import TrainingRun
 
 
-class EncodedSamples(torch.utils.data.Dataset):
-    """The samples of a TaskDataset, tokenised once: no step does it again."""
+def training_step(accelerator: Accelerator, model: nn.Module, optimizer,
+                  batches: Sequence[dict[str, Tensor]], average: str = "samples",
+                  max_grad_norm: float = 1.0) -> float:
+    """One optimizer step with the gradients of several batches, as of one large batch.
 
-    def __init__(self, dataset: TaskDataset, processor: MultiImageProcessor):
-        if dataset.features is None:
-            raise ValueError("the images are not encoded: set dataset.features = "
-                             "encode_table(dataset.table, model, processor)")
-        unknown = [i for i, r in enumerate(dataset.recipes) if r.answer is None]
-        if unknown:
-            raise ValueError(f"sample {unknown[0]} has no answer to learn from "
-                             f"({len(unknown)} of {len(dataset)}): add captions to the images")
-        self.recipes, self.features = dataset.recipes, dataset.features
-        self.pad_token_id = processor.pad_token_id
-        self.image_token_id = processor.image_token_id
-        self.texts = encode_samples(dataset.recipes, processor)
-        self.lengths = [len(text["input_ids"]) for text in self.texts]
-
-    def __len__(self) -> int:
-        return len(self.recipes)
-
-    def __getitem__(self, i: int) -> int:
-        return i
-
-    def collate(self, chosen: list[int]) -> dict[str, Tensor]:
-        """A training batch: padded texts and the flat stack of encoded images."""
-        batch = pad_texts([self.texts[i] for i in chosen], self.pad_token_id, left=False)
-        rows = [row for i in chosen for row in self.recipes[i].rows]
-        batch[self.features.key] = self.features[rows]
-        return batch
-
-    def loader(self, batch_size: int, seed: int, window: int) -> DataLoader:
-        if len(self) < batch_size:
-            raise ValueError(f"{len(self)} samples do not fill one batch of {batch_size}: "
-                             "choose a smaller batch_size")
-        sampler = LengthGroupedSampler(self.lengths, batch_size, seed, window)
-        return DataLoader(self, batch_sampler=sampler, collate_fn=self.collate)
-
-
-def train(model: MultiImageVLM, dataset: TaskDataset | EncodedSamples,
-          processor: MultiImageProcessor, settings: TrainingSettings,
-          folder: str | Path | None = None, resume: bool = False,
-          on_step: Callable[[dict], None] | None = None) -> pd.DataFrame:
-    """Train the model's unfrozen parameters; returns step, loss, learning rate and seconds.
-
-    dataset: EncodedSamples where several runs share them, else they are made here. folder: where
-    checkpoints go. resume: go on from the checkpoint there, with the same batches
-    in the same order as if there had been no interruption. on_step: called after each step with
-    its row. An interrupt (the stop button) saves a checkpoint, where there is a folder, and
-    returns what was reached. Raises FloatingPointError where the loss is no number.
+    average, max_grad_norm: see TrainingSettings. Returns the loss before the step. Raises
+    FloatingPointError, and leaves the weights as they are, if that is not a finite number.
     """
-    from tqdm.auto import tqdm
-    set_seed(settings.seed)
-    AcceleratorState._reset_state()  # a second run in one notebook may choose another precision
-    accelerator = Accelerator(mixed_precision=settings.precision, cpu=get_device().type == "cpu")
-    samples = dataset if isinstance(dataset, EncodedSamples) \
-        else EncodedSamples(dataset, processor)
-    optimizer = make_optimizer(model, settings)
-    schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
-    loader = samples.loader(settings.batch_size, settings.seed, settings.window)
-    wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    history: list[dict] = []
-    if resume:
-        history = load_training_state(folder, optimizer, schedule, settings)
-    batches = _endless(loader, skip=len(history) * settings.accumulation)
-    model.train()
-    started = time.perf_counter() - (history[-1]["seconds"] if history else 0)
-    # Said only where it is to be silent: a False would overrule TQDM_DISABLE.
-    silent = {} if accelerator.is_main_process else {"disable": True}
-    bar = tqdm(total=settings.steps, initial=len(history), leave=False, unit="step", mininterval=1,
-               **silent)
-    try:
-        for step in range(len(history) + 1, settings.steps + 1):
-            window = [next(batches) for _ in range(settings.accumulation)]
-            loss = _accumulate(accelerator, wrapped, window, settings.average)
-            if not np.isfinite(loss):
-                raise FloatingPointError(f"the loss is {loss} at step {step}: lower the learning "
-                                         "rate, or look for a sample without an answer")
-            accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
-            optimizer.step()
-            schedule.step()
-            optimizer.zero_grad(set_to_none=True)
-            history.append({"step": step, "loss": loss, "learning_rate": schedule.get_last_lr()[0],
-                            "seconds": time.perf_counter() - started})
-            bar.update()
-            if on_step is not None:
-                on_step(history[-1])
-            if folder and settings.checkpoint_every and step % settings.checkpoint_every == 0:
-                save_checkpoint(folder, model, processor, optimizer, schedule, history, settings)
-    except KeyboardInterrupt:
-        print(f"interrupted after step {len(history)} of {settings.steps}")
-    finally:
-        bar.close()
-    if folder and accelerator.is_main_process:
-        save_checkpoint(folder, model, processor, optimizer, schedule, history, settings)
+    weights = [answer_weights(batch["labels"], average) for batch in batches]   # (batch, length)
+    count = accelerator.reduce(sum(each.sum() for each in weights), "mean")
+    total = 0.0
+    for i, (batch, weight) in enumerate(zip(batches, weights, strict=True)):
+        last = i + 1 == len(batches)    # only then do several processes exchange gradients
+        with nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
+            loss = model(**batch, loss_weights=weight, num_items_in_batch=count,
+                         use_cache=False).loss
+            accelerator.backward(loss)
+        total += loss.detach()
+    total = float(accelerator.reduce(total, "mean"))
+    if not np.isfinite(total):
+        raise FloatingPointError(f"the loss is {total}: lower the learning rate, or look for a "
+                                 "sample without an answer")
+    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    model.eval()
-    return pd.DataFrame(history)
+    return total
+
+
+def train(run: TrainingRun, folder: str | Path | None = None,
+          on_step: Callable[[dict], None] | None = None) -> pd.DataFrame:
+    """Train to the last step; returns step, loss, learning rate and seconds, one row per step.
+
+    folder: where checkpoints go. on_step: called after each step with its row. The stop button
+    ends the training after the step that is running, with a checkpoint if there is a folder.
+    """
+    settings, batches = run.settings, run.batches()
+    run.model.train()
+    started = time.perf_counter() - (run.history[-1]["seconds"] if run.history else 0)
+    try:
+        with StopButton() as stop, progress_bar(run) as bar:
+            for step in range(len(run.history) + 1, settings.steps + 1):
+                window = [next(batches) for _ in range(settings.accumulation)]
+                loss = training_step(run.accelerator, run.wrapped, run.optimizer, window,
+                                     settings.average, settings.max_grad_norm)
+                run.schedule.step()
+                run.history.append({
+                    "step": step, "loss": loss, "learning_rate": run.schedule.get_last_lr()[0],
+                    "seconds": time.perf_counter() - started})
+                bar.update()
+                if on_step is not None:
+                    stop.while_calling(on_step, run.history[-1])
+                if stop.pressed:
+                    print(f"interrupted after step {step} of {settings.steps}")
+                    break
+                if folder and settings.checkpoint_every and step % settings.checkpoint_every == 0:
+                    save_checkpoint(folder, run)
+        if folder:
+            save_checkpoint(folder, run)
+    finally:
+        run.leave_model()
+    return pd.DataFrame(run.history)
+
+
+def answer_weights(labels: Tensor, average: str) -> Tensor:
+    """What each label (batch, length) counts: as much as any other, or its share of its sample.
+
+    Without shares, a selection, answered by one identifier and an end token, weighs half as much as
+    a comparison of four tokens.
+    Raises ValueError where average is neither "tokens" nor "samples".
+    """
+    learnt = (labels != IGNORED).float()
+    if average == "tokens":
+        return learnt
+    if average == "samples":
+        return learnt / learnt.sum(dim=1, keepdim=True).clamp(min=1)
+    raise ValueError(f'average is "tokens" or "samples", not {average!r}')
 
 
 def print_progress(every: int) -> Callable[[dict], None]:
-    """An on_step that prints step, mean loss and seconds once in so many steps."""
+    """An on_step that prints step, mean loss and seconds once every so many steps."""
     losses: list[float] = []
 
     def report(row: dict) -> None:
@@ -140,45 +110,43 @@ def print_progress(every: int) -> Callable[[dict], None]:
     return report
 
 
-def answer_weights(labels: Tensor, average: str) -> Tensor:
-    """What each label (batch, length) counts: as much as any other, or its share of its sample.
+class StopButton:
+    """While a training runs, the stop button (an interrupt) asks it to end after its step.
 
-    Without shares, a selection, answered by one identifier, weighs a quarter of a comparison.
-    Raises ValueError where average is neither "tokens" nor "samples".
+    An interrupt in the middle of a step would leave weights that have moved and a history that
+    does not know it. Pressed a second time, it interrupts at once. In a thread that is not the main
+    one, interrupts do not arrive and nothing changes.
     """
-    learnt = (labels != -100).float()
-    if average == "tokens":
-        return learnt
-    if average == "samples":
-        return learnt / learnt.sum(dim=1, keepdim=True).clamp(min=1)
-    raise ValueError(f'average is "tokens" or "samples", not {average!r}')
+
+    def __init__(self):
+        self.pressed = False
+
+    def __enter__(self) -> StopButton:
+        self.in_main_thread = threading.current_thread() is threading.main_thread()
+        if self.in_main_thread:
+            self.before = signal.signal(signal.SIGINT, self._press)
+        return self
+
+    def __exit__(self, *error) -> None:
+        if self.in_main_thread:
+            signal.signal(signal.SIGINT, self.before)
+
+    def _press(self, number, frame) -> None:
+        if self.pressed:
+            raise KeyboardInterrupt
+        self.pressed = True
+
+    def while_calling(self, function: Callable, *arguments) -> None:
+        """Call a function between two steps; an interrupt that it raises stops the training too."""
+        try:
+            function(*arguments)
+        except KeyboardInterrupt:
+            self.pressed = True
 
 
-def _accumulate(accelerator: Accelerator, model: nn.Module, window: list[dict],
-                average: str) -> float:
-    """Gradients of several batches as of one. Returns the loss."""
-    weights = [answer_weights(batch["labels"], average) for batch in window]
-    count = sum(w.sum() for w in weights)
-    count = accelerator.reduce(count, "sum") / accelerator.num_processes
-    total = 0.0
-    for i, batch in enumerate(window):
-        last = i == len(window) - 1
-        with nullcontext() if last else accelerator.no_sync(model), accelerator.autocast():
-            loss = model(**batch, loss_weights=weights[i], num_items_in_batch=count,
-                         use_cache=False).loss
-            accelerator.backward(loss)
-        total += loss.detach()
-    return float(accelerator.reduce(total, "mean"))
-
-
-def _endless(loader: DataLoader, skip: int) -> Iterator[dict]:
-    """Batches epoch after epoch, the first `skip` of them left out without reading them."""
-    per_epoch = len(loader)
-    sampler = loader.batch_sampler
-    while not hasattr(sampler, "epoch"):  # accelerate may wrap it
-        sampler = sampler.batch_sampler
-    sampler.epoch = skip // per_epoch
-    if skip % per_epoch:
-        yield from skip_first_batches(loader, skip % per_epoch)
-    while True:
-        yield from loader
+def progress_bar(run: TrainingRun) -> tqdm:
+    """A bar over all steps, shown by the first process alone."""
+    # Said only where it is to be silent: a False would overrule TQDM_DISABLE.
+    silent = {} if run.accelerator.is_main_process else {"disable": True}
+    return tqdm(total=run.settings.steps, initial=len(run.history), leave=False, unit="step",
+                mininterval=1, **silent)

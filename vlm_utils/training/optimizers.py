@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from vlm_utils.training.settings import TrainingSettings
+from vlm_utils.profiles import TrainingSettings
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
