@@ -128,7 +128,7 @@ def random_encoder(config: ViTConfig, seed: int = ENCODER_SEED) -> ViTModel:
 
 
 def renew_projector(model: MultiImageVLM, merge_factor: int, seed: int) -> None:
-    """A new projector for that merge factor, as MultiImageVLM.from_parts makes it."""
+    """A new projector for that merge factor, as join_parts makes it."""
     config = model.config
     config.merge_factor = merge_factor
     torch.manual_seed(seed)

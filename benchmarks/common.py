@@ -26,7 +26,12 @@ from transformers import (
     ViTModel,
 )
 
-from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM, add_special_tokens
+from vlm_utils.architecture import (
+    MultiImageProcessor,
+    MultiImageVLM,
+    add_special_tokens,
+    join_parts,
+)
 from vlm_utils.datasets import ImageTable, Recipe, Sample, Truth, build_recipes, load_image_table
 from vlm_utils.profiles import data_folder, get_profile
 
@@ -107,7 +112,7 @@ def make_ours(scale: Scale, tokens: int, seed: int,
     processor = MultiImageProcessor(
         tokenizer, make_image_processor(scale), tokens, max_images, max_length=2048)
     vision_encoder, language_model = make_backbones(scale, tokenizer, seed)
-    model = MultiImageVLM.from_parts(
+    model = join_parts(
         vision_encoder, language_model, merge_factor=scale.merging(tokens)[1],
         max_images=max_images, image_token_id=processor.image_token_id)
     return model.freeze_vision_encoder(), processor

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from vlm_utils import tiny_earth
-from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
+from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM, join_parts
 from vlm_utils.collate import collate
 from vlm_utils.datasets import ImageTable, Sample, Truth, encode_samples
 from vlm_utils.making.base_model import make_tokenizer
@@ -98,7 +98,7 @@ def make_model(processor):
     """A function that builds a small random model, the same one for the same seed."""
     def make(seed: int = 0, frozen: bool = True) -> MultiImageVLM:
         torch.manual_seed(seed)
-        model = MultiImageVLM.from_parts(
+        model = join_parts(
             small_vit(), small_llama(processor.tokenizer), merge_factor=MERGE,
             max_images=MAX_IMAGES, image_token_id=processor.image_token_id)
         with torch.no_grad():  # image tokens as loud as words: no test may pass by their silence

@@ -30,14 +30,14 @@ def patches_only(make_model):
     """The naive model on the parts of a small one, without the class token, and ours beside it."""
     import naive
 
-    from vlm_utils.architecture import MultiImageVLM
+    from vlm_utils.architecture import join_parts
 
     class PatchesOnly(naive.NaiveVLM):
         def encode(self, image):
             return super().encode(image)[1:]
 
     parts = make_model()
-    ours = MultiImageVLM.from_parts(
+    ours = join_parts(
         parts.vision_encoder, parts.language_model, merge_factor=1, max_images=8,
         image_token_id=parts.config.image_token_id).freeze_vision_encoder().eval()
     model = PatchesOnly(parts.vision_encoder, parts.language_model).eval()

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM, add_special_tokens
+from vlm_utils.architecture import (
+    MultiImageProcessor,
+    MultiImageVLM,
+    add_special_tokens,
+    join_parts,
+)
 from vlm_utils.profiles import Profile, data_folder, get_device, output_folder
 from vlm_utils.sources.hub import fetch_all
 
@@ -71,7 +76,7 @@ def _join_parts(profile: Profile, **settings) -> tuple[MultiImageVLM, MultiImage
     vision_encoder = ViTModel.from_pretrained(vision_folder, add_pooling_layer=False)
     language_model = LlamaForCausalLM.from_pretrained(text_folder, dtype="float32")
     language_model.resize_token_embeddings(len(tokenizer))
-    model = MultiImageVLM.from_parts(
+    model = join_parts(
         vision_encoder, language_model, merge_factor=profile.merge_factor,
         max_images=profile.max_images,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"))

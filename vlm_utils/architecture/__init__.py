@@ -1,11 +1,14 @@
 """Lesson 01: the model and its processor."""
 
+from vlm_utils.architecture.config import MultiImageVLMConfig
 from vlm_utils.architecture.model import (
     IGNORED,
     MultiImageVLM,
-    MultiImageVLMConfig,
+    MultiImageVLMOutput,
     Projector,
+    answer_loss,
     count_parameters,
+    join_parts,
     merge_image_embeddings,
     merge_neighbours,
 )
@@ -23,6 +26,7 @@ from vlm_utils.architecture.processor import (
 
 __all__ = [
     "IDENTIFIERS", "IDENTIFIER_PATTERN", "IGNORED", "IMAGE_TOKEN", "LAYOUTS",
-    "MultiImageProcessor", "MultiImageVLM", "MultiImageVLMConfig", "Projector",
-    "add_special_tokens", "count_parameters", "identifier", "merge_image_embeddings",
-    "merge_neighbours", "named_images", "special_tokens"]
+    "MultiImageProcessor", "MultiImageVLM", "MultiImageVLMConfig", "MultiImageVLMOutput",
+    "Projector", "add_special_tokens", "answer_loss", "count_parameters", "identifier",
+    "join_parts", "merge_image_embeddings", "merge_neighbours", "named_images",
+    "special_tokens"]

@@ -14,48 +14,13 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from vlm_utils.architecture.config import MultiImageVLMConfig
+from vlm_utils.architecture.pretrained import PretrainedVLM
+
 IGNORED = -100  # the label that the loss leaves out, as torch's cross entropy does
-
-
-class MultiImageVLMConfig(PreTrainedConfig):
-    """Everything that is needed to build the model again: both halves, and how they are joined.
-
-    vision_config, text_config: configurations of the vision encoder and the language model.
-    image_token_id: the placeholder token that image embeddings replace.
-    merge_factor: each square of merge_factor x merge_factor patches becomes one token.
-    max_images: the most images a sample may hold, as many as there are identifier tokens.
-    """
-
-    model_type = "multi_image_vlm"
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
-
-    def __init__(self, vision_config=None, text_config=None, image_token_id=0, merge_factor=2,
-                 max_images=8, **kwargs):
-        self.vision_config = _as_config(vision_config, "vit")
-        self.text_config = _as_config(text_config, "llama")
-        self.image_token_id = image_token_id
-        self.merge_factor = merge_factor
-        self.max_images = max_images
-        kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
-        super().__init__(**kwargs)
-
-    @property
-    def patches_per_image(self) -> int:
-        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
-
-    @property
-    def tokens_per_image(self) -> int:
-        """Placeholders that one image takes up in the prompt."""
-        return self.patches_per_image // self.merge_factor**2
 
 
 def merge_neighbours(features: Tensor, factor: int) -> Tensor:
@@ -63,7 +28,7 @@ def merge_neighbours(features: Tensor, factor: int) -> Tensor:
 
     features: (num_images, height * width, dim), patches in row order, height == width.
     Returns (num_images, height * width / factor**2, dim * factor**2).
-    Raises ValueError where the patches are no square, or its side is no multiple of factor.
+    Raises ValueError if the patches do not form a square whose side factor divides.
     """
     patches = features.shape[1]
     side = math.isqrt(patches)
@@ -107,7 +72,7 @@ def merge_image_embeddings(token_embeddings: Tensor, image_embeddings: Tensor,
 
     token_embeddings: (batch, length, dim); input_ids: (batch, length).
     image_embeddings: (num_images, tokens, dim), the images of all samples one after another.
-    Returns (batch, length, dim). Raises ValueError where placeholders and images differ in number.
+    Returns (batch, length, dim). Raises ValueError if placeholders and images differ in number.
     """
     num_images, tokens, dim = image_embeddings.shape
     is_placeholder = input_ids == image_token_id                            # (batch, length)
@@ -129,23 +94,13 @@ class MultiImageVLMOutput(ModelOutput):
     past_key_values: object | None = None
 
 
-class MultiImageVLM(PreTrainedModel):
+class MultiImageVLM(PretrainedVLM):
     """Vision encoder, projector and language model; images enter at placeholder tokens.
 
     A sample may hold any number of images: the model takes the images of a batch as one flat
     stack `pixel_values (num_images, 3, height, width)`, or, encoded beforehand,
     `image_features (num_images, patches, vision_dim)`.
     """
-
-    config_class = MultiImageVLMConfig
-    base_model_prefix = ""
-    main_input_name = "input_ids"
-    input_modalities = ("image", "text")
-    supports_gradient_checkpointing = True
-    _supports_sdpa = True
-    _no_split_modules = ["ViTLayer", "LlamaDecoderLayer"]
-    _tied_weights_keys = {
-        "language_model.lm_head.weight": "language_model.model.embed_tokens.weight"}
 
     def __init__(self, config: MultiImageVLMConfig):
         super().__init__(config)
@@ -155,45 +110,6 @@ class MultiImageVLM(PreTrainedModel):
                                    config.text_config.hidden_size, config.merge_factor)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
-
-    @classmethod
-    def from_parts(cls, vision_encoder: PreTrainedModel, language_model: PreTrainedModel,
-                   **settings) -> MultiImageVLM:
-        """Join two pretrained models by a new projector. settings: of MultiImageVLMConfig."""
-        config = MultiImageVLMConfig(
-            vision_encoder.config, language_model.config,
-            dtype=language_model.dtype, **settings)
-        with torch.device("meta"):  # the two big halves are not built twice
-            model = cls(config)
-        model.projector = Projector(config.vision_config.hidden_size,
-                                    config.text_config.hidden_size, config.merge_factor)
-        model.projector.to(language_model.dtype)
-        model.projector.match_scale(language_model.get_input_embeddings().weight)
-        model.vision_encoder, model.language_model = vision_encoder, language_model
-        model.generation_config = language_model.generation_config
-        return model
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.language_model.get_output_embeddings()
-
-    def set_output_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_output_embeddings(value)
-
-    def resize_token_embeddings(self, new_num_tokens: int, **kwargs) -> nn.Module:
-        embeddings = self.language_model.resize_token_embeddings(new_num_tokens, **kwargs)
-        self.config.text_config = self.language_model.config
-        return embeddings
-
-    def freeze_vision_encoder(self) -> MultiImageVLM:
-        """The course trains the projector and the language model only."""
-        self.vision_encoder.requires_grad_(False)
-        return self
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
         """(num_images, 3, height, width) -> patch features (num_images, patches, vision_dim)."""
@@ -212,12 +128,9 @@ class MultiImageVLM(PreTrainedModel):
         token_embeddings = self.get_input_embeddings()(input_ids)
         if pixel_values is not None:
             image_features = self.encode_images(pixel_values)
-        if image_features is None or not len(image_features):
-            placeholders = (input_ids == self.config.image_token_id).sum(dim=1)
-            if placeholders.any():
-                raise ValueError(
-                    mismatch_message(placeholders.tolist(), 0, self.config.tokens_per_image))
-            return token_embeddings
+        if image_features is None:                              # text alone: a stack of no images
+            image_features = token_embeddings.new_zeros(
+                0, self.config.patches_per_image, self.config.vision_config.hidden_size)
         dtype = next(self.projector.parameters()).dtype
         image_embeddings = self.projector(image_features.to(dtype))
         return merge_image_embeddings(
@@ -230,29 +143,19 @@ class MultiImageVLM(PreTrainedModel):
                 loss_weights: Tensor | None = None, **kwargs) -> MultiImageVLMOutput:
         """Predict the next token at each position; with labels, the mean loss of the answers.
 
-        input_ids, attention_mask, labels: (batch, length); label -100 (IGNORED) is not learnt.
-        num_items_in_batch: divide the summed loss by this instead of by the number of answer
-        tokens here, so that accumulated gradients equal those of one large batch.
-        loss_weights: (batch, length), what each label counts; without, each counts 1. With them,
-        num_items_in_batch is the sum of all weights, and by default that of the weights here.
+        input_ids, attention_mask, labels: (batch, length). num_items_in_batch, loss_weights: see
+        answer_loss.
         """
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, pixel_values, image_features)
         outputs = self.language_model.model(
             inputs_embeds=inputs_embeds, attention_mask=attention_mask, **kwargs)
-        states = outputs.last_hidden_state                                  # (batch, length, dim)
+        states, head = outputs.last_hidden_state, self.language_model.lm_head
         if labels is None:
-            logits = self.language_model.lm_head(states)
             return MultiImageVLMOutput(
-                logits=logits, past_key_values=outputs.get("past_key_values"))
-        # Position t predicts token t + 1. This is the only place where labels are shifted.
-        targets = labels[:, 1:]
-        answered = targets != IGNORED
-        logits = self.language_model.lm_head(states[:, :-1][answered])  # (answer_tokens, vocab)
-        losses = nn.functional.cross_entropy(logits.float(), targets[answered], reduction="none")
-        weights = torch.ones_like(losses) if loss_weights is None else loss_weights[:, 1:][answered]
-        count = weights.sum() if num_items_in_batch is None else num_items_in_batch
-        return MultiImageVLMOutput(loss=(losses * weights).sum() / count, logits=logits)
+                logits=head(states), past_key_values=outputs.get("past_key_values"))
+        loss, logits = answer_loss(head, states, labels, loss_weights, num_items_in_batch)
+        return MultiImageVLMOutput(loss=loss, logits=logits)
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None,
@@ -272,6 +175,41 @@ class MultiImageVLM(PreTrainedModel):
             attention_mask=attention_mask, **kwargs)
 
 
+def answer_loss(head: nn.Module, states: Tensor, labels: Tensor,
+                weights: Tensor | None = None,
+                count: Tensor | float | None = None) -> tuple[Tensor, Tensor]:
+    """The mean loss of the answer tokens, and their logits (answer_tokens, vocabulary).
+
+    head: from states to logits. states: (batch, length, dim). labels: (batch, length), -100
+    (IGNORED) where nothing is learnt. weights: (batch, length), what each label counts, else 1.
+    count: divide the summed loss by this instead of by the sum of the weights here, so that
+    accumulated gradients equal those of one large batch.
+    """
+    # Position t predicts token t + 1. This is the only place where labels are shifted.
+    targets = labels[:, 1:]
+    answered = targets != IGNORED                                       # (batch, length - 1)
+    logits = head(states[:, :-1][answered])                             # (answer_tokens, vocab)
+    losses = nn.functional.cross_entropy(logits.float(), targets[answered], reduction="none")
+    weights = torch.ones_like(losses) if weights is None else weights[:, 1:][answered]
+    return (losses * weights).sum() / (weights.sum() if count is None else count), logits
+
+
+def join_parts(vision_encoder: PreTrainedModel, language_model: PreTrainedModel,
+               **settings) -> MultiImageVLM:
+    """Join two pretrained models by a new projector. settings: of MultiImageVLMConfig."""
+    config = MultiImageVLMConfig(
+        vision_encoder.config, language_model.config, dtype=language_model.dtype, **settings)
+    with torch.device("meta"):  # shapes without memory: the two big halves are not built twice
+        model = MultiImageVLM(config)
+    model.projector = Projector(config.vision_config.hidden_size,
+                                config.text_config.hidden_size, config.merge_factor)
+    model.projector.to(language_model.dtype)
+    model.projector.match_scale(language_model.get_input_embeddings().weight)
+    model.vision_encoder, model.language_model = vision_encoder, language_model
+    model.generation_config = language_model.generation_config
+    return model
+
+
 def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
     """Parameters of each part of the model, all and trainable, tied weights counted once."""
     rows = {name: part for name, part in model.named_children()} | {"whole model": model}
@@ -281,13 +219,6 @@ def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:
         for name, part in rows.items()}
 
 
-def _as_config(config, default_type: str) -> PreTrainedConfig:
-    if isinstance(config, PreTrainedConfig):
-        return config
-    settings = dict(config or {})
-    return AutoConfig.for_model(settings.pop("model_type", default_type), **settings)
-
-
 def mismatch_message(placeholders: list[int], num_images: int, tokens: int) -> str:
     """Name the first sample at which placeholders and images part."""
     found = f"the prompts hold {sum(placeholders)} placeholder tokens = {tokens} x " \
@@ -295,14 +226,11 @@ def mismatch_message(placeholders: list[int], num_images: int, tokens: int) -> s
     seen = 0
     for sample, count in enumerate(placeholders):
         if count % tokens:
-            return (f"sample {sample} holds {count} placeholder tokens, no multiple of the "
-                    f"{tokens} that each image takes; {found}")
+            return (f"sample {sample} holds {count} placeholder tokens, which is not a multiple of "
+                    f"the {tokens} that each image takes; {found}")
         seen += count // tokens
         if seen > num_images:
             return (f"sample {sample} asks for {count // tokens} images and only "
                     f"{num_images - seen + count // tokens} are left for it; {found}")
     return f"after the last sample ({len(placeholders) - 1}) " \
            f"{num_images - seen} images are left over; {found}"
-
-
-AutoConfig.register("multi_image_vlm", MultiImageVLMConfig)

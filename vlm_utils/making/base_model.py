@@ -39,6 +39,7 @@ from vlm_utils.architecture import (
     MultiImageProcessor,
     MultiImageVLM,
     identifier,
+    join_parts,
     special_tokens,
 )
 from vlm_utils.collate import collate
@@ -118,7 +119,7 @@ def join(encoder: ViTModel, processor: MultiImageProcessor) -> MultiImageVLM:
         max_position_embeddings=MAX_LENGTH, bos_token_id=tokenizer.eos_token_id,
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
         initializer_range=0.06)
-    return MultiImageVLM.from_parts(
+    return join_parts(
         encoder, LlamaForCausalLM(config), image_token_id=processor.image_token_id,
         merge_factor=MERGE, max_images=processor.max_images)
 

@@ -19,8 +19,13 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vlm_utils.architecture import IGNORED, MultiImageProcessor, MultiImageVLM, Projector
-from vlm_utils.architecture.model import MultiImageVLMOutput
+from vlm_utils.architecture import (
+    IGNORED,
+    MultiImageProcessor,
+    MultiImageVLM,
+    MultiImageVLMOutput,
+    Projector,
+)
 from vlm_utils.collate import LengthGroupedSampler, collate
 from vlm_utils.datasets import Recipe, TaskDataset, encode_text
 from vlm_utils.profiles import TrainingSettings

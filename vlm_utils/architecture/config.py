@@ -1,0 +1,47 @@
+"""The configuration of the model: both halves, and how they are joined."""
+
+from __future__ import annotations
+
+from transformers import AutoConfig, PreTrainedConfig
+
+
+class MultiImageVLMConfig(PreTrainedConfig):
+    """Everything that is needed to build the model again: both halves, and how they are joined.
+
+    vision_config, text_config: configurations of the vision encoder and the language model.
+    image_token_id: the placeholder token that image embeddings replace.
+    merge_factor: each square of merge_factor x merge_factor patches becomes one token.
+    max_images: the most images a sample may hold, as many as there are identifier tokens.
+    """
+
+    model_type = "multi_image_vlm"
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
+
+    def __init__(self, vision_config=None, text_config=None, image_token_id=0, merge_factor=2,
+                 max_images=8, **kwargs):
+        self.vision_config = _as_config(vision_config, "vit")
+        self.text_config = _as_config(text_config, "llama")
+        self.image_token_id = image_token_id
+        self.merge_factor = merge_factor
+        self.max_images = max_images
+        kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
+        super().__init__(**kwargs)
+
+    @property
+    def patches_per_image(self) -> int:
+        return (self.vision_config.image_size // self.vision_config.patch_size) ** 2
+
+    @property
+    def tokens_per_image(self) -> int:
+        """Placeholders that one image takes up in the prompt."""
+        return self.patches_per_image // self.merge_factor**2
+
+
+def _as_config(config, default_type: str) -> PreTrainedConfig:
+    if isinstance(config, PreTrainedConfig):
+        return config
+    settings = dict(config or {})
+    return AutoConfig.for_model(settings.pop("model_type", default_type), **settings)
+
+
+AutoConfig.register("multi_image_vlm", MultiImageVLMConfig)
