@@ -114,7 +114,8 @@ def test_merge_image_embeddings_equals_a_plain_loop(case):
     ([2, 4], 2, "sample 1 asks for 2 images and only 1 are left for it; the prompts hold 6 "
                 "placeholder tokens = 2 x 3 images, but 2 images were given"),
     ([2, 4], 5, r"after the last sample \(1\) 2 images are left over; .* 2 x 3 images, but 5"),
-    ([2, 3], 2, "sample 1 holds 3 placeholder tokens, which is not a multiple of the 2 .* but 2 images"),
+    ([2, 3], 2, "sample 1 holds 3 placeholder tokens, which is not a multiple of the 2 .*"
+                "but 2 images"),
 ])
 def test_a_mismatch_names_the_sample_and_both_counts(placeholders, images, says):
     ids = torch.full((len(placeholders), 6), TEXT)
