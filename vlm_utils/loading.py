@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlm_utils.architecture import (
-    MultiImageProcessor,
-    MultiImageVLM,
-    add_special_tokens,
-    join_parts,
-)
+from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM, join_pretrained
 from vlm_utils.profiles import Profile, data_folder, get_device, output_folder
 from vlm_utils.sources.hub import fetch_all
 
@@ -68,20 +63,8 @@ def find_trained_model(profile: Profile) -> tuple[Path, str]:
 
 def _join_parts(profile: Profile, **settings) -> tuple[MultiImageVLM, MultiImageProcessor]:
     """A pretrained ViT and a pretrained language model, with a new projector between them."""
-    from transformers import AutoTokenizer, LlamaForCausalLM, ViTImageProcessorPil, ViTModel
     # Fetched before anything is built: what is missing is said first, and all of it.
     vision_folder, text_folder = fetch_all([profile.vision_encoder, profile.language_model])
-    tokenizer = AutoTokenizer.from_pretrained(text_folder)
-    add_special_tokens(tokenizer, profile.max_images)
-    vision_encoder = ViTModel.from_pretrained(vision_folder, add_pooling_layer=False)
-    language_model = LlamaForCausalLM.from_pretrained(text_folder, dtype="float32")
-    language_model.resize_token_embeddings(len(tokenizer))
-    model = join_parts(
-        vision_encoder, language_model, merge_factor=profile.merge_factor,
-        max_images=profile.max_images,
-        image_token_id=tokenizer.convert_tokens_to_ids("<image>"))
-    processor = MultiImageProcessor(
-        tokenizer, ViTImageProcessorPil.from_pretrained(vision_folder),
-        model.config.tokens_per_image, profile.max_images,
-        **({"max_length": language_model.config.max_position_embeddings} | settings))
-    return model.freeze_vision_encoder().eval().to(get_device()), processor
+    model, processor = join_pretrained(
+        vision_folder, text_folder, profile.max_images, profile.merge_factor, **settings)
+    return model.to(get_device()), processor

@@ -1,6 +1,7 @@
 """Lesson 01: the model and its processor."""
 
 from vlm_utils.architecture.config import MultiImageVLMConfig
+from vlm_utils.architecture.joining import join_parts, join_pretrained
 from vlm_utils.architecture.model import (
     IGNORED,
     MultiImageVLM,
@@ -8,7 +9,6 @@ from vlm_utils.architecture.model import (
     Projector,
     answer_loss,
     count_parameters,
-    join_parts,
     merge_image_embeddings,
     merge_neighbours,
 )
@@ -20,6 +20,8 @@ from vlm_utils.architecture.processor import (
     MultiImageProcessor,
     add_special_tokens,
     identifier,
+    image_block,
+    lay_out,
     named_images,
     special_tokens,
 )
@@ -28,5 +30,5 @@ __all__ = [
     "IDENTIFIERS", "IDENTIFIER_PATTERN", "IGNORED", "IMAGE_TOKEN", "LAYOUTS",
     "MultiImageProcessor", "MultiImageVLM", "MultiImageVLMConfig", "MultiImageVLMOutput",
     "Projector", "add_special_tokens", "answer_loss", "count_parameters", "identifier",
-    "join_parts", "merge_image_embeddings", "merge_neighbours", "named_images",
-    "special_tokens"]
+    "image_block", "join_parts", "join_pretrained", "lay_out", "merge_image_embeddings",
+    "merge_neighbours", "named_images", "special_tokens"]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM
 from transformers.utils import ModelOutput
 
 from vlm_utils.architecture.config import MultiImageVLMConfig
@@ -192,22 +192,6 @@ def answer_loss(head: nn.Module, states: Tensor, labels: Tensor,
     losses = nn.functional.cross_entropy(logits.float(), targets[answered], reduction="none")
     weights = torch.ones_like(losses) if weights is None else weights[:, 1:][answered]
     return (losses * weights).sum() / (weights.sum() if count is None else count), logits
-
-
-def join_parts(vision_encoder: PreTrainedModel, language_model: PreTrainedModel,
-               **settings) -> MultiImageVLM:
-    """Join two pretrained models by a new projector. settings: of MultiImageVLMConfig."""
-    config = MultiImageVLMConfig(
-        vision_encoder.config, language_model.config, dtype=language_model.dtype, **settings)
-    with torch.device("meta"):  # shapes without memory: the two big halves are not built twice
-        model = MultiImageVLM(config)
-    model.projector = Projector(config.vision_config.hidden_size,
-                                config.text_config.hidden_size, config.merge_factor)
-    model.projector.to(language_model.dtype)
-    model.projector.match_scale(language_model.get_input_embeddings().weight)
-    model.vision_encoder, model.language_model = vision_encoder, language_model
-    model.generation_config = language_model.generation_config
-    return model
 
 
 def count_parameters(model: nn.Module) -> dict[str, dict[str, int]]:

@@ -37,6 +37,28 @@ def special_tokens(max_images: int) -> list[str]:
     return [IMAGE_TOKEN] + [identifier(k) for k in range(1, max_images + 1)]
 
 
+def image_block(k: int, tokens_per_image: int, identifiers: str = "after") -> str:
+    """All that stands for image k in a prompt: its placeholders and, after or before, its name."""
+    placeholders = IMAGE_TOKEN * tokens_per_image
+    return {"after": placeholders + identifier(k), "before": identifier(k) + placeholders,
+            "none": placeholders}[identifiers]
+
+
+def lay_out(prompt: str, blocks: Sequence[str], layout: str = "interleaved") -> str:
+    """The prompt with block k in place of its k-th `<image>`; or, prepended, all blocks in front.
+
+    Raises ValueError, with both numbers, if there are not as many `<image>` as blocks.
+    """
+    pieces = prompt.split(IMAGE_TOKEN)          # one more than there are images
+    if len(pieces) - 1 != len(blocks):
+        raise ValueError(f"the prompt has {len(pieces) - 1} {IMAGE_TOKEN} placeholders and "
+                         f"{len(blocks)} images were given: write one for each image")
+    if layout == "prepended":
+        return "".join(blocks) + "".join(pieces)
+    return pieces[0] + "".join(
+        block + piece for block, piece in zip(blocks, pieces[1:], strict=True))
+
+
 class MultiImageProcessor:
     """Tokenizer and image processor, and the layout that joins them.
 
@@ -65,23 +87,19 @@ class MultiImageProcessor:
         Raises ValueError for an empty prompt, too many images, a count of `<image>` that differs
         from num_images, or a name `<image_k>` of an image that is not there.
         """
-        pieces = prompt.split(IMAGE_TOKEN)
-        if not "".join(pieces).strip():
+        if not prompt.replace(IMAGE_TOKEN, "").strip():
             raise ValueError("the prompt is empty: write a question or an instruction")
-        if len(pieces) - 1 != num_images:
-            raise ValueError(f"the prompt has {len(pieces) - 1} {IMAGE_TOKEN} placeholders and "
-                             f"{num_images} images were given: write one for each image")
         if num_images > self.max_images:
             raise ValueError(f"{num_images} images were given and the model has names for "
                              f"{self.max_images}: <image_1> to {identifier(self.max_images)}")
         absent = [k for k in named_images(prompt) if not 1 <= k <= num_images]
+        blocks = [image_block(k, self.tokens_per_image, self.identifiers)
+                  for k in range(1, num_images + 1)]
+        text = lay_out(prompt, blocks, self.layout)
         if absent:
             raise ValueError(f"the prompt names {identifier(absent[0])} and "
                              f"{num_images} images were given")
-        blocks = [self._image_block(k) for k in range(1, num_images + 1)]
-        if self.layout == "prepended":
-            return "".join(blocks) + "".join(pieces)
-        return pieces[0] + "".join(b + piece for b, piece in zip(blocks, pieces[1:], strict=True))
+        return text
 
     def encode_prompt(self, prompt: str, num_images: int) -> list[int]:
         """Token ids of the laid out prompt, closed by a line break."""
@@ -149,14 +167,6 @@ class MultiImageProcessor:
         settings = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         return cls(AutoTokenizer.from_pretrained(folder),
                    ViTImageProcessorPil.from_pretrained(folder), **(settings | changes))
-
-    def _image_block(self, k: int) -> str:
-        placeholders = IMAGE_TOKEN * self.tokens_per_image
-        if self.identifiers == "after":
-            return placeholders + identifier(k)
-        if self.identifiers == "before":
-            return identifier(k) + placeholders
-        return placeholders
 
 
 def add_special_tokens(tokenizer, max_images: int) -> int:
