@@ -12,14 +12,13 @@ course: $(READY)  ## execute the six lessons, write HTML pages under build/
 	$(BIN)/python -m vlm_utils course
 
 test: $(READY)  ## unit tests, and every notebook under nbval
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=1800 \
-		tests notebooks
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env tests notebooks
 
 check: $(READY)  ## for instructors: the notebooks only, and a table; PROFILE=full at real size
 	$(BIN)/python -m vlm_utils check $(if $(PROFILE),--profile $(PROFILE))
 
-lab: $(READY)  ## open JupyterLab on lesson 01
-	$(BIN)/python -m jupyter lab notebooks/01_architecture.ipynb
+lab: $(READY)  ## open JupyterLab on lesson 01, with the whole repository in its file browser
+	$(BIN)/python -m jupyter lab --ServerApp.root_dir=. notebooks/01_architecture.ipynb
 
 notebooks: $(READY)  ## for authors: fill the marked cells, execute, store the outputs
 	$(BIN)/python -m vlm_utils sync

@@ -31,7 +31,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from dataclasses import dataclass, replace
 from functools import cache
@@ -39,7 +38,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from common import machine, plot_path, say
+from common import machine, plot_path, same_for_everyone, say
 from learning import KEY, LESSON_TASKS, over_seeds, test_questions
 from PIL import Image
 from torch import Tensor
@@ -332,8 +331,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.output and not options.output.parent.is_dir():
         parser.error(f"--output: there is no folder {options.output.parent}")
-    for name in ("VLM_IMAGES", "VLM_PROFILE"):  # the same work for everyone
-        os.environ.pop(name, None)
+    same_for_everyone()
     started = time.perf_counter()
     setups = setups_of(options.only)
     results: dict[Setup, list[pd.DataFrame]] = {setup: [] for setup in setups}
@@ -347,7 +345,7 @@ def main() -> None:
     table = tabulate(options.only, results)
     shown = table.assign(differs=table["differs"].map(", ".join))
     print(shown.round(3).to_string(index=False))
-    plot = plot_path("ablations", "", "").with_name("ablations.png")
+    plot = plot_path("ablations")
     draw(table).savefig(plot, dpi=110)
     training = TrainingSettings.of(get_profile("tiny"), steps=options.steps)
     settings = {name: value for name, value in vars(options).items() if name != "output"}

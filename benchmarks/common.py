@@ -33,7 +33,7 @@ from vlm_utils.architecture import (
     join_parts,
 )
 from vlm_utils.datasets import ImageTable, Recipe, Sample, Truth, build_recipes, load_image_table
-from vlm_utils.profiles import data_folder, get_profile
+from vlm_utils.profiles import data_folder, get_profile, output_folder
 
 NUM_IMAGES = 3  # the most images of a sample in training.py and generation.py
 
@@ -229,11 +229,18 @@ def arguments_of(description: str, **options: tuple[object, str]) -> argparse.Na
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no CUDA device")
-    # The same work for everyone: no other images or profile. Bars of trainings go to stderr.
+    same_for_everyone()
+    return arguments
+
+
+def same_for_everyone() -> None:
+    """The embedded images and the tiny profile, whatever the environment says; no bars of datasets.
+
+    Bars of trainings go to stderr.
+    """
     for name in ("VLM_IMAGES", "VLM_PROFILE"):
         os.environ.pop(name, None)
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
-    return arguments
 
 
 def say(text: str) -> None:
@@ -259,12 +266,11 @@ def _processor_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def plot_path(name: str, scale: str, device: str) -> Path:
-    """build/benchmarks/name_scale_device.png; VLM_OUTPUT moves build/ elsewhere."""
-    root = Path(os.environ.get("VLM_OUTPUT") or Path(__file__).resolve().parents[1] / "build")
-    folder = root / "benchmarks"
+def plot_path(*names: str) -> Path:
+    """build/benchmarks/NAME_NAME.png; VLM_OUTPUT moves build/ elsewhere."""
+    folder = output_folder() / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{name}_{scale}_{device}.png"
+    return folder / f"{'_'.join(names)}.png"
 
 
 def report(name: str, arguments: argparse.Namespace, ratios: dict, plot: Path, **rest) -> None:

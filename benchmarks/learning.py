@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 
 import pandas as pd
+from common import same_for_everyone
 
 from vlm_utils.datasets import TaskDataset, add_orientations, build_tasks, load_image_table
 from vlm_utils.evaluation import blind, evaluate, shuffled, wilson_interval
@@ -127,10 +127,7 @@ def main() -> None:
         parser.error("--seeds is at least 1 and --samples at least 2")
     if options.quick and options.changes:
         parser.error("--quick trains nothing: leave out --set")
-    # The same work for everyone: no other images or profile. Bars of trainings go to stderr.
-    for name in ("VLM_IMAGES", "VLM_PROFILE"):
-        os.environ.pop(name, None)
-    os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
+    same_for_everyone()
     started, training_seconds = time.perf_counter(), []
     if options.quick:
         model, processor = load_checkpoint(data_folder() / get_profile("tiny").trained_model)

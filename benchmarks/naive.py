@@ -14,11 +14,11 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, ViTModel
 
+from vlm_utils.architecture import IGNORED
 from vlm_utils.datasets import Sample
 
 NUM_IMAGES = 3
 TEXT_LENGTH = 128
-IGNORED = -100
 
 
 class NaiveVLM(nn.Module):

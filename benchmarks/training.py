@@ -43,7 +43,7 @@ from common import (
 from PIL import Image
 from workers import Worker
 
-from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
+from vlm_utils.architecture import IGNORED, MultiImageProcessor, MultiImageVLM
 from vlm_utils.datasets import EncodedSamples, Recipe, TaskDataset
 from vlm_utils.plots import BLUE, GREY, ORANGE, new_figure
 from vlm_utils.training import TrainingSettings, start_run, train
@@ -172,7 +172,7 @@ def _useful_flops(scale: Scale, samples) -> float:
     shared = text["num_key_value_heads"] / text["num_attention_heads"]
     block = width * width * (2 + 2 * shared) + 3 * width * text["intermediate_size"]
     lengths = np.array(samples.lengths)
-    answered = sum(label != -100 for row in samples.texts for label in row["labels"])
+    answered = sum(label != IGNORED for row in samples.texts for label in row["labels"])
     forward = 2 * (layers * block * lengths.sum() + width * text["vocab_size"] * answered)
     attention = 2 * layers * width * (lengths**2).sum()             # half of it is masked
     return float(3 * (forward + attention))

@@ -6,15 +6,15 @@ ever took is that of one variant.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
-import sys
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 
-MEGABYTE = 1_000_000
+import torch
+
+from vlm_utils import memory
+from vlm_utils.course.peak import MEGABYTE, peak_memory
 
 
 class _Stop(Exception):
@@ -38,12 +38,12 @@ class Worker:
         self._waiting = False
 
     def next(self) -> dict:
-        """Let it work until its next result. Raises RuntimeError where it fails."""
-        if self._waiting:
-            self._pipe.send("go")
+        """Let it work until its next result. Raises RuntimeError if it fails or has ended."""
         try:
+            if self._waiting:
+                self._pipe.send("go")
             result = self._pipe.recv()
-        except EOFError:
+        except (EOFError, OSError):     # nobody at the other end
             self._process.join()
             raise RuntimeError("a benchmark's process ended without a result (exit code "
                                f"{self._process.exitcode}); was there too little memory?") from None
@@ -62,8 +62,9 @@ class Worker:
 
 def _serve(work: Callable, arguments: tuple, pipe) -> None:
     def turn(result: dict) -> None:
-        _hand_back_memory()     # others need it while this one waits
-        pipe.send(result | {"peak_mb": peak_memory()})
+        gc.collect()
+        memory.trim_heap()      # others need it while this one waits
+        pipe.send(result | {"peak_mb": _peak_mb()})
         if pipe.recv() == "stop":
             raise _Stop
 
@@ -75,27 +76,8 @@ def _serve(work: Callable, arguments: tuple, pipe) -> None:
         pipe.send({"error": traceback.format_exc()})
 
 
-def _hand_back_memory() -> None:
-    """Freed memory to the operating system: the C library keeps it for the next pass otherwise."""
-    gc.collect()
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-
-
-def peak_memory() -> float:
-    """The most memory this process has taken so far, in MB: on the GPU where it uses one."""
-    import torch
+def _peak_mb() -> float:
+    """The most memory this process has taken so far, in MB: on the GPU if it uses one."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated() / MEGABYTE
-    status = Path("/proc/self/status")
-    if status.is_file():
-        # Not getrusage: its maximum would include the parent's memory at the moment of the start.
-        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024 / MEGABYTE
-    if sys.platform == "win32":
-        import psutil
-        return psutil.Process().memory_info().peak_wset / MEGABYTE
-    import resource
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEGABYTE  # bytes on macOS
+    return peak_memory()

@@ -3,7 +3,7 @@ def interleave(prompt: str, blocks: list[str]) -> str:
 
     A block is all that stands for one image: its placeholders and its
     identifier, as in "<image><image><image_1>". Raises ValueError, with
-    both numbers, where `<image>` and blocks differ in number.
+    both numbers, if `<image>` and blocks differ in number.
     """
     first, *others = prompt.split("<image>")
     if len(others) != len(blocks):

@@ -8,7 +8,7 @@ def merge_images(word_embeddings: Tensor, image_embeddings: Tensor,
 
     word_embeddings: (batch, length, dim). input_ids: (batch, length).
     image_embeddings: (num_images, tokens, dim), those of sample 1 first.
-    Raises ValueError, with both numbers, where there are more or fewer
+    Raises ValueError, with both numbers, if there are more or fewer
     placeholder tokens than image tokens.
     """
     places = input_ids == image_token_id               # (batch, length)

@@ -6,8 +6,8 @@ def collate_samples(samples: list[dict], pad_token_id: int,
     """pixel_values, input_ids, attention_mask, and in training labels.
 
     A sample: "pixels" (its images, 3, height, width), "prompt", "answer".
-    Training: prompt + answer, padded on the right; the label is -100 but
-    for the answer. Generation: prompt only, padded on the left.
+    Training: prompt + answer, padded on the right; only the answer has
+    labels other than -100. Generation: prompt only, padded on the left.
     """
     texts = [s["prompt"] if for_generation else s["prompt"] + s["answer"]
              for s in samples]

@@ -4,8 +4,8 @@ from torch import nn
 def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     """Two groups for an optimizer: {"params": ..., "weight_decay": ...}.
 
-    Matrices decay. Embeddings (also where a head is tied to them), norms
-    and biases get weight_decay 0. Frozen parameters stand in no group.
+    Matrices decay. Embeddings (even if a head is tied to them), norms and
+    biases get weight_decay 0. Frozen parameters are in no group.
     """
     embeddings = {id(module.weight) for module in model.modules()
                   if isinstance(module, nn.Embedding)}

@@ -3,7 +3,7 @@ import math
 
 def learning_rate(step: int, warmup_steps: int, steps: int,
                   peak: float) -> float:
-    """The rate at a step: up in a straight line, down along a cosine.
+    """The rate at a step: up in a straight line, down half a cosine.
 
     It is 0 at step 0, reaches peak at warmup_steps, and is 0 again at the
     last of the steps.

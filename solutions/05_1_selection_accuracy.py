@@ -4,9 +4,9 @@ import re
 def selection_accuracy(predictions: list[str], answers: list[str]) -> float:
     """Share of all selections that are right, between 0 and 1.
 
-    An answer is an identifier, "<image_2>". A prediction is right where it
+    An answer is an identifier, "<image_2>". A prediction is right if it
     names this image and no other, whatever else it says. One that names
-    none, or several, is wrong.
+    no image, or several, is wrong.
     """
     right = 0
     for prediction, answer in zip(predictions, answers, strict=True):

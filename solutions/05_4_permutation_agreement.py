@@ -6,9 +6,9 @@ def permutation_agreement(choose: Callable, selections: list[tuple],
     """Share of selections in which a model picks the same image twice.
 
     choose(images) is the model: the number of the image it picks, from 1,
-    or None where its answer cannot be read, which is no agreement. It is
-    asked once with the images as they are, and once in their order, where
-    place i holds image order[i].
+    or None if its answer cannot be read, which counts as disagreement.
+    Ask it once with the images as they are, and once with them moved:
+    place i then holds image order[i].
     """
     agreed = 0
     for images, order in zip(selections, orders, strict=True):

@@ -7,12 +7,13 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 import torch
-from conftest import MERGE, REPOSITORY, TOKENS
 from PIL import Image
+from small_models import MERGE, TOKENS
 
 from vlm_utils.architecture import identifier
 from vlm_utils.collate import collate
 from vlm_utils.datasets import EncodedSamples, TaskDataset, build_tasks
+from vlm_utils.profiles import REPOSITORY
 from vlm_utils.training import TrainingSettings, encode_table, start_run, train
 
 FOLDER = REPOSITORY / "benchmarks"
@@ -163,6 +164,24 @@ def test_a_padded_pair_trains_and_counts_as_two_images(ablations, dataset, model
     table = ablations.measure(model, processor, replace(dataset, recipes=kept), padded=True)
     assert list(zip(table["task"], table["num_images"], table["samples"], strict=True)) == [
         ("select", 2, 6), ("select", 3, 4)]
+
+
+# --- a run, the whole way ----------------------------------------------------------------------
+
+@pytest.mark.parametrize(("comparison", "arm"), [
+    ("layout", "prepended"), ("tokens", "16"), ("padding", "attended"), ("encoder", "random")])
+def test_an_arm_is_trained_and_measured(ablations, monkeypatch, earth_table, comparison, arm):
+    """Two steps on few places: every task of the lesson is asked and answered."""
+    import learning
+    monkeypatch.setattr(ablations, "training_table", lambda: earth_table)
+    monkeypatch.setattr(learning, "load_image_table",
+                        lambda profile, split: replace(earth_table, name=split))
+    setup = ablations.COMPARISONS[comparison][arm]
+    table = ablations.train_and_measure(setup, seed=1, steps=2, samples=4)
+    assert [f"{row.task} {row.num_images}" for row in table.itertuples()] == \
+        sorted(ablations.LESSON_TASKS)
+    assert (table["samples"] == 4).all() and (table["seed"] == 1).all()
+    assert table["accuracy"].between(0, 1).all()
 
 
 # --- the table ---------------------------------------------------------------------------------

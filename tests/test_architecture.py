@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from conftest import TOKENS, batch_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
+from small_models import TOKENS, batch_of
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, LlamaConfig, ViTConfig
 
@@ -158,12 +158,18 @@ def test_labels_are_shifted_exactly_once(model, batch):
     assert loss.item() != pytest.approx(shifted_loss(2).item(), rel=1e-2)
 
 
-def test_logits_with_labels_are_those_of_the_answers(model, batch):
+def test_logits_in_training_are_those_of_the_answers_and_in_evaluation_all(model, batch):
+    """Training saves what its loss does not read; metrics need logits beside their labels."""
     answered = batch["labels"][:, 1:] != -100
-    expected = full_logits(model, batch)[:, :-1][answered]
-    logits = model(**batch).logits
-    assert logits.shape == (int(answered.sum()), model.config.text_config.vocab_size)
-    assert torch.allclose(logits, expected, **CLOSE)
+    every = full_logits(model, batch)
+    evaluated = model(**batch)
+    assert evaluated.logits.shape[:2] == batch["labels"].shape
+    assert torch.allclose(evaluated.logits, every, **CLOSE)
+    model.train()
+    trained = model(**batch)
+    assert trained.logits.shape == (int(answered.sum()), model.config.text_config.vocab_size)
+    assert torch.allclose(trained.logits, every[:, :-1][answered], **CLOSE)
+    assert torch.allclose(trained.loss, evaluated.loss, **CLOSE)
 
 
 def test_accumulated_gradients_equal_those_of_one_batch(make_model, processor, make_sample):
@@ -349,7 +355,7 @@ def test_peft_wraps_and_trains_a_step(model, batch):
 # --- parameters --------------------------------------------------------------------------------
 
 def test_parameter_count_at_real_size():
-    """DESIGN.md: ViT-B/16 without pooler, projector 768 -> 576 -> 576, SmolLM-135M's shape."""
+    """ViT-B/16 without pooler, projector 768 -> 576 -> 576, SmolLM-135M's shape."""
     text = LlamaConfig(
         hidden_size=576, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
         intermediate_size=1536, vocab_size=49_152, tie_word_embeddings=True,

@@ -61,7 +61,7 @@ def test_pictures_and_their_features_are_looked_at_alike(model, processor, make_
         attention_to_images(model, processor, sample), rel=1e-4)
 
 
-def test_the_model_keeps_its_attention_also_where_something_fails(
+def test_the_model_keeps_its_attention_even_if_something_fails(
         model, processor, make_sample, monkeypatch):
     """Left on eager, all that follows would be slower and take more memory."""
     language_model = model.language_model

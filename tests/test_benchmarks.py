@@ -7,9 +7,12 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
-from conftest import REPOSITORY, batch_of
+from small_models import batch_of
+
+from vlm_utils.profiles import REPOSITORY
 
 FOLDER = REPOSITORY / "benchmarks"
 
@@ -154,19 +157,71 @@ def test_a_straight_line_is_linear():
     assert growth(tokens, [t**2 for t in tokens]) > 1
 
 
-def _fails(turn):
+WORK = """
+import os
+
+def fails(turn):
     turn({"seconds": 1.0})
     raise ValueError("out of pictures")
 
+def rests(turn):
+    turn({})
 
-def test_a_worker_hands_over_results_and_errors():
+def dies(turn):
+    turn({})
+    os._exit(3)
+"""
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """Work for another process, in a module of its own.
+
+    A new process imports the module of what it is to do. If that were this test module, it would
+    also import pytest, conftest and all that they need, whatever state those files are in.
+    """
+    (tmp_path / "work_of_a_worker.py").write_text(WORK, encoding="utf-8")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import work_of_a_worker
+    yield work_of_a_worker
+    del sys.modules["work_of_a_worker"]     # the next test has another folder
+
+
+def test_a_worker_hands_over_results_and_errors(work):
     from workers import Worker
-    worker = Worker(_fails)
+    worker = Worker(work.fails)
     first = worker.next()
     assert first["seconds"] == 1.0 and first["peak_mb"] > 1
     with pytest.raises(RuntimeError, match="out of pictures"):
         worker.next()
     worker.stop()
+
+
+def test_a_worker_that_dies_is_named_with_its_exit_code(work):
+    """A process that the system ends, for want of memory, sends no error and must not hang."""
+    from workers import Worker
+    worker = Worker(work.dies)
+    worker.next()
+    for _ in range(2):      # it stays dead
+        with pytest.raises(RuntimeError, match=r"without a result \(exit code 3\)"):
+            worker.next()
+    worker.stop()
+
+
+def test_a_worker_is_not_charged_with_the_memory_of_its_parent(work):
+    """A trap on Linux: the maximum of getrusage starts with that of the process that started it."""
+    from workers import Worker
+
+    def peak() -> float:
+        worker = Worker(work.rests)
+        found = worker.next()["peak_mb"]
+        worker.stop()
+        return found
+
+    alone = peak()
+    ballast = np.ones(75_000_000)           # 600 MB, each page written to
+    assert peak() < alone + 100
+    assert ballast[-1] == 1
 
 
 # --- each benchmark, small and short -----------------------------------------------------------
@@ -179,7 +234,7 @@ def run(name, tmp_path, *options):
     done = subprocess.run(
         [sys.executable, str(FOLDER / f"{name}.py"), "--scale", "tiny", "--device", "cpu",
          *options], capture_output=True, text=True, cwd=tmp_path,
-        env=os.environ | {"VLM_OUTPUT": str(tmp_path)})
+        env=os.environ | {"VLM_OUTPUT": str(tmp_path), "PYTHONPATH": str(REPOSITORY)})
     assert done.returncode == 0, done.stdout + done.stderr
     line = json.loads(done.stdout.splitlines()[-1])
     assert line["benchmark"] == name and PROMISED <= set(line)

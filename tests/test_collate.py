@@ -6,10 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import TOKENS, batch_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from small_models import TOKENS, batch_of
 from torch.utils.data import DataLoader
 
 from vlm_utils.collate import (

@@ -217,7 +217,7 @@ def test_a_quarter_of_a_users_images_is_kept_for_testing(folder_of_images, pictu
     train, test = (load_image_table(get_profile(), split) for split in ("train", "test"))
     shown = {name: {texts[0] for texts in table.truth.captions}
              for name, table in (("train", train), ("test", test))}
-    assert (len(train), len(test)) == (7, 2)
+    assert (len(train), len(test)) == (5, 4)            # never fewer than 4
     assert not shown["train"] & shown["test"]
     assert shown["train"] | shown["test"] == {f"thing {i}." for i in range(9)}
     for row, (caption,) in enumerate(test.truth.captions):
@@ -240,14 +240,7 @@ def test_frames_without_captions_stay_together_in_order(folder_of_images, pictur
     assert {r.answer for r in dataset.recipes} == {None}
 
 
-def test_too_few_images_to_split_is_refused(folder_of_images):
-    lines = (folder_of_images / "metadata.jsonl").read_text().splitlines()[:2]
-    (folder_of_images / "metadata.jsonl").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match="holds 2 images: at least 3 are needed"):
-        load_image_table(get_profile(), "train")
-
-
 def test_a_folder_that_is_not_there_is_named(folder_of_images):
     shutil.rmtree(folder_of_images)
-    with pytest.raises(FileNotFoundError, match="VLM_IMAGES names .*mine, which is no folder"):
+    with pytest.raises(FileNotFoundError, match="VLM_IMAGES names .*mine, which is not a folder"):
         load_image_table(get_profile(), "train")

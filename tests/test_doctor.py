@@ -1,8 +1,10 @@
 """Each line of `python -m vlm_utils doctor`: right where all is well, and with each fault."""
 
+import json
 import os
 import re
 import shutil
+import subprocess
 import sys
 from collections import namedtuple
 from dataclasses import replace
@@ -12,11 +14,11 @@ import huggingface_hub
 import psutil
 import pytest
 import torch
-from conftest import into_hub_cache, write_flickr
+from hub_cache import into_hub_cache, write_flickr
 
 from vlm_utils import profiles
 from vlm_utils.course import doctor
-from vlm_utils.profiles import get_profile
+from vlm_utils.profiles import REPOSITORY, get_profile
 
 TINY, FULL = get_profile("tiny"), get_profile("full")
 
@@ -35,8 +37,8 @@ def test_here_the_tiny_profile_is_ready_and_every_finding_has_its_line(capsys):
     assert doctor.examine(TINY) == 0
     lines = capsys.readouterr().out.strip().split("\n")
     names = [line[9:29].strip() for line in lines[:-1]]
-    assert names == ["python", "packages", "jupyter kernel", "device", "memory", "build folder",
-                     "data sets' cache", "disk", "embedded files", "hub's cache",
+    assert names == ["python", "packages", "imports", "jupyter kernel", "device", "memory",
+                     "build folder", "data sets' cache", "disk", "embedded files", "hub's cache",
                      "vit-base-patch16-224", "SmolLM-135M", "flickr8k"]
     assert {line[:9].strip() for line in lines[:-1]} <= {"ok", "note"}
     assert lines[-1] == "profile tiny: ready"
@@ -124,11 +126,11 @@ def test_a_folder_that_cannot_be_written_to_is_missing(monkeypatch, tmp_path):
     blocked = tmp_path / "a file"
     blocked.write_text("no folder")         # for the superuser, too, no folder to write into
     monkeypatch.setenv("VLM_OUTPUT", str(blocked))
-    build, datasets = doctor.write_access()
+    build = doctor.build_folder()
     assert level(build) == "MISSING" and "VLM_OUTPUT" in build.text
-    assert level(datasets) == "ok"
+    assert level(doctor.data_sets_cache()) == "ok"
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", blocked / "datasets")
-    assert level(list(doctor.write_access())[1]) == "MISSING"
+    assert level(doctor.data_sets_cache()) == "MISSING"
     assert level(doctor.disk(TINY)) == "ok"         # says nothing of what the other line says
 
 
@@ -187,3 +189,118 @@ def test_files_of_the_hub_there_and_whole_and_not(tmp_path):
     cut.write_bytes(cut.read_bytes()[:-10])
     found = doctor.hub_files(repository, needed=True)
     assert level(found) == "MISSING" and f"damaged: {Path('data') / cut.name}" in found.text
+
+
+# --- a machine on which something is broken ------------------------------------------------------
+
+def without(tmp_path, *names, code="raise ImportError('broken for this test')"):
+    """A process in which these packages cannot be imported: its environment."""
+    for name in names:
+        (tmp_path / f"{name}.py").write_text(code)
+    return os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{REPOSITORY}"}
+
+
+def lines_of(process) -> dict[str, str]:
+    """What doctor said, by the name of each line."""
+    assert "Traceback" not in process.stdout + process.stderr, process.stderr
+    return {line[9:29].strip(): line for line in process.stdout.splitlines()[:-1]}
+
+
+def run_doctor(environment):
+    return subprocess.run([sys.executable, "-m", "vlm_utils", "doctor"], env=environment,
+                          cwd=REPOSITORY, capture_output=True, text=True)
+
+
+def test_with_everything_broken_at_once_doctor_still_says_so(tmp_path):
+    """Each of these alone ended an earlier doctor with a traceback, or was called ready."""
+    broken = ["psutil", "datasets", "pandas", "huggingface_hub", "jupyter_client", "transformers",
+              "nbval", "nbformat", "torch", "pyarrow", "safetensors", "PIL"]
+    done = run_doctor(without(tmp_path, *broken))
+    said = lines_of(done)
+    assert done.returncode == 1 and "ready" not in done.stdout
+    assert said["imports"].startswith("MISSING") and all(n in said["imports"] for n in broken)
+    for name in ("jupyter kernel", "device", "memory", "data sets' cache", "hub's cache"):
+        assert "not looked at" in said[name], said[name]
+    assert said["python"].startswith("ok") and said["build folder"].startswith("ok")
+
+
+@pytest.mark.parametrize("name", ["psutil", "pandas", "nbval", "nbformat", "einops"])
+def test_a_package_that_is_installed_and_does_not_load_is_missing(monkeypatch, tmp_path, name):
+    monkeypatch.setenv("PYTHONPATH", without(tmp_path, name)["PYTHONPATH"])
+    broken = doctor.broken_imports(("json", name, "csv"))
+    assert broken == {name: "ImportError: broken for this test"}
+    found = doctor.imports(broken)
+    assert level(found) == "MISSING" and name in found.text and "pip install" in found.text
+
+
+def test_a_package_that_ends_the_process_is_named_and_the_rest_is_asked(monkeypatch, tmp_path):
+    """As a library built for another processor does: the interpreter is gone."""
+    environment = without(tmp_path, "torch", code="import os; os._exit(11)")
+    monkeypatch.setenv("PYTHONPATH", environment["PYTHONPATH"])
+    assert doctor.broken_imports(("json", "torch", "csv", "no_such_package")) == {
+        "torch": "ends the process that imports it",
+        "no_such_package": "ModuleNotFoundError: No module named 'no_such_package'"}
+
+
+def test_a_broken_torch_does_not_make_the_embedded_weights_look_damaged(tmp_path):
+    """A trap: whoever opens safetensors by way of torch says "clone again" to a whole clone."""
+    code = ("from vlm_utils.course import doctor; import json; "
+            "found = doctor.embedded_files(); print(json.dumps([found.level, found.text]))")
+    done = subprocess.run([sys.executable, "-c", code], env=without(tmp_path, "torch"),
+                          capture_output=True, text=True)
+    assert json.loads(done.stdout)[0] == "ok", done.stdout + done.stderr
+
+
+def test_a_library_that_is_broken_is_not_a_file_that_is_damaged(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError):
+        doctor.embedded_files()
+
+
+def test_what_cannot_be_examined_is_missing_and_the_others_are_looked_at(monkeypatch, capsys):
+    def breaks(*arguments):
+        raise RuntimeError("the driver is older than this library")
+    monkeypatch.setattr(doctor, "broken_imports", lambda: {})
+    monkeypatch.setattr(doctor, "kernel", breaks)
+    assert doctor.examine(TINY) == 1
+    said = capsys.readouterr().out
+    assert re.search(r"^MISSING +jupyter kernel +cannot be examined .*driver is older", said, re.M)
+    assert re.search(r"^ok +embedded files", said, re.M)
+
+
+# --- the user's own images -----------------------------------------------------------------------
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch, picture):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for i in range(9):
+        picture(i).save(folder / f"{i}.png")
+    monkeypatch.setenv("VLM_IMAGES", str(folder))
+    return folder
+
+
+def write_captions(folder, captions):
+    (folder / "metadata.jsonl").write_text("".join(
+        json.dumps({"file_name": f"{i}.png", "caption_0": text}) + "\n"
+        for i, text in enumerate(captions)))
+
+
+def test_the_images_of_the_user_are_examined(own_folder):
+    assert level(doctor.own_images(TINY)) == "note"         # frames without captions
+    write_captions(own_folder, [f"Thing {i}." for i in range(9)])
+    found = doctor.own_images(TINY)
+    assert level(found) == "ok" and "5 captioned images to train on, 4 to test on" in found.text
+    write_captions(own_folder, [f"Thing {i}." for i in range(8)])
+    found = doctor.own_images(TINY)
+    assert level(found) == "note" and "8.png" in found.text
+    (own_folder / "3.png").write_bytes(b"no picture")
+    found = doctor.own_images(TINY)
+    assert level(found) == "MISSING" and "3.png: is not an image" in found.text
+
+
+def test_a_folder_of_images_that_is_not_there_is_missing(own_folder, monkeypatch, capsys):
+    monkeypatch.setenv("VLM_IMAGES", str(own_folder / "gone"))
+    monkeypatch.setattr(doctor, "broken_imports", lambda: {})
+    assert doctor.examine(TINY) == 1
+    assert re.search(r"^MISSING +images +VLM_IMAGES names .*gone", capsys.readouterr().out, re.M)

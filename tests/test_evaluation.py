@@ -1,4 +1,4 @@
-"""Measuring: what counts as right, how sure one is, and controls that take the images away."""
+"""Measuring: what counts as right, how sure we can be, and controls that take images away."""
 
 from dataclasses import replace
 
@@ -68,8 +68,8 @@ def test_an_interval_holds_its_share_and_lies_between_zero_and_one(case):
 
 
 @pytest.mark.parametrize(("correct", "total"), [(0, 0), (3, 2), (-1, 5)])
-def test_what_is_no_share_has_no_interval(correct, total):
-    with pytest.raises(ValueError, match=f"{correct} correct of {total} is no share"):
+def test_what_is_not_a_share_has_no_interval(correct, total):
+    with pytest.raises(ValueError, match=f"{correct} correct of {total} is not a valid share"):
         wilson_interval(correct, total)
 
 
@@ -95,6 +95,12 @@ def test_what_cannot_be_parsed_is_wrong_and_stays():
                          ("describe", 1, "A dog runs.", " ")))
     assert graded["correct"].tolist() == [True, False, False, True, False, False, False, False]
     assert graded["valid"].tolist() == [True, True, False, True, True, False, True, False]
+
+
+def test_two_answers_that_name_no_image_do_not_agree():
+    """A trap: None equals None, and a selection with a broken truth would count as right."""
+    graded = grade(table(("select", 2, "the lake", "the town"), ("select", 2, "<image_3>", "")))
+    assert graded["correct"].tolist() == [False, False]
 
 
 def test_without_a_true_answer_there_is_no_grade():
@@ -140,7 +146,7 @@ def test_numbers_of_images_are_summarised_apart():
 # --- how much a row rests on -------------------------------------------------------------------
 
 def asked(num_samples: int, num_images: int, right: int) -> tuple[pd.DataFrame, TaskDataset]:
-    """A summary of so many questions about so many images in turn, `right` of them right."""
+    """A summary of num_samples questions about num_images images in turn, `right` of them right."""
     recipes = [Recipe((i % num_images,), f"<image>Question {i}?", "Yes.", "refer")
                for i in range(num_samples)]
     graded = grade(table(*[("refer", 1, "Yes.", "Yes." if i < right else "No.")
@@ -158,17 +164,18 @@ def test_many_questions_about_few_images_are_named():
     summary, dataset = asked(600, 6, right=480)
     assert (summary["high"] - summary["low"]).item() < 0.07
     warning, = warn_small_samples(summary, dataset)
-    assert "refer of 1: 600 samples show only 6 different images" in warning
-    assert "77% to 83% is too narrow" in warning
+    assert "refer of 1: 600 samples show only 6 different images." in warning
+    assert "77% to 83%, is too narrow" in warning
     low, high = wilson_interval(5, 6)
     assert f"{low:.0%} to {high:.0%}, {100 * (high - low):.0f} points wide" in warning
+    assert warning.endswith("Add images.")
 
 
 def test_few_samples_are_named():
     summary, dataset = asked(12, 12, right=6)
     warning, = warn_small_samples(summary, dataset)
-    assert "refer of 1: 12 samples of 12 different images leave 25% to 75%" in warning
-    assert "49 points wide" in warning
+    assert "refer of 1: 12 samples of 12 different images leave an interval of 25%" in warning
+    assert "49 points wide" in warning and warning.endswith("Ask more samples.")
 
 
 @given(st.integers(0, 200))
@@ -178,7 +185,7 @@ def test_enough_samples_of_enough_images_are_not_named(right):
 
 
 def test_each_row_is_weighed_by_its_own_images():
-    """Counted over all tasks together, the images of one would lend weight to another."""
+    """A trap: counted over all tasks together, images of one task lend weight to another."""
     few, few_asked = asked(300, 5, right=150)
     many = TaskDataset(table_of([]), [
         Recipe((i, i + 1), "<image><image>Which?", "<image_1>", "select") for i in range(300)])
@@ -194,7 +201,8 @@ def test_samples_of_several_images_use_up_the_images_together():
     summary = summarise(grade(table(*[("select", 2, "<image_1>", "<image_1>")] * 400)))
     warning, = warn_small_samples(summary, TaskDataset(table_of([]), recipes))
     low, high = wilson_interval(6, 6)
-    assert f"400 samples show only 12 different images: {summary['low'][0]:.0%} to 100%" in warning
+    assert "400 samples show only 12 different images." in warning
+    assert f"{summary['low'][0]:.0%} to 100%, is too narrow" in warning
     assert f"{low:.0%} to {high:.0%}" in warning
 
 
@@ -214,8 +222,8 @@ def test_frames_of_one_place_count_as_one():
 
 def test_a_summary_of_another_dataset_is_refused():
     summary, _ = asked(20, 20, right=10)
-    with pytest.raises(ValueError, match="refer of 1: the summary counts 20 samples, the dataset "
-                                         "holds 7"):
+    with pytest.raises(ValueError, match="refer of 1: the summary counts 20 samples and the "
+                                         "dataset holds 7"):
         warn_small_samples(summary, asked(7, 7, right=3)[1])
 
 
@@ -294,7 +302,7 @@ def test_only_what_has_one_right_answer_is_graded(earth_truth):
     assert [t for t in TASKS if is_free_text(t, earth_truth)] == ["describe"]
 
 
-def test_what_is_no_description_of_a_captioned_image_is_refused(earth_truth, dataset):
+def test_what_is_not_a_description_of_a_captioned_image_is_refused(earth_truth, dataset):
     with pytest.raises(ValueError, match="2 predictions for 1 samples"):
         free_text_scores(described(earth_truth, [0]), pd.DataFrame({"prediction": ["a", "b"]}))
     with pytest.raises(ValueError, match="sample 0 is of 'select', which has one right answer"):
@@ -364,9 +372,9 @@ def test_shuffled_moves_images_within_task_and_number_and_keeps_answers(dataset)
 
 
 def test_a_sample_that_is_alone_of_its_kind_cannot_be_shuffled(dataset):
-    """Left with its own images it would be answered right, and the control be too good."""
+    """A trap: left with its own images it is answered right, and the control looks too good."""
     alone = replace(dataset, recipes=dataset.of_task("select").recipes[:1])
-    with pytest.raises(ValueError, match="the only sample of 'select' with 2 images"):
+    with pytest.raises(ValueError, match="there is only one 'select' with 2 images"):
         shuffled(alone)
 
 
@@ -393,7 +401,7 @@ def test_permuted_changes_orders_and_takes_selections_only(dataset):
 @given(st.integers(1, 7).flatmap(lambda n: st.tuples(
     st.just(n), st.integers(1, n), st.integers(0, n))), st.integers(0, 99))
 def test_one_more_image_moves_names_and_nothing_else(case, seed):
-    """Prompt with the question before, between or behind the images; names in it move along."""
+    """Prompt with the question before, between or after the images; names in it move along."""
     num_images, k, before = case
     prompt = "<image>" * before + f"Describe <image_{k}>." + "<image>" * (num_images - before)
     recipe = Recipe(tuple(range(num_images)), prompt, f"<image_{k}> it is.", "refer")
@@ -409,7 +417,7 @@ def test_one_more_image_moves_names_and_nothing_else(case, seed):
           if new.prompt.startswith("Describe", i)][0]
     assert at in (before, before + 1)           # the question stays between the same images
     if before == num_images:
-        assert at == before + 1                 # behind all of them, as it was
+        assert at == before + 1                 # after all of them, as it was
 
 
 def holds(text: str, scene) -> bool:
@@ -433,7 +441,7 @@ def test_the_image_put_into_a_selection_does_not_fit_its_description(earth_table
 
 
 def test_the_image_put_in_is_of_another_place(earth_table):
-    """Frames of one place look alike: one of them would be no unrelated image."""
+    """Frames of one place look alike: another of them would not be an unrelated image."""
     dataset = build_tasks(earth_table, {"select 2": 60, "refer 2": 60}, seed=5)
     places = {row: rows for rows in earth_table.truth.sites for row in rows}
     positions = set()
@@ -453,7 +461,7 @@ def test_what_another_image_could_change_is_refused(earth_table, caption_truth):
         with_unrelated(full, max_images=3)
     every_row = [Recipe(tuple(range(4)), "<image>" * 4 + "Which?", "<image_1>", "select")]
     few = Truth([None] * 4, caption_truth.captions[:4], caption_truth.sites[:4])
-    with pytest.raises(ValueError, match="none of the 4 images shows another place"):
+    with pytest.raises(ValueError, match="none of the 4 images is both of another place"):
         with_unrelated(TaskDataset(type("Table", (), {"truth": few}), every_row))
 
 
@@ -487,6 +495,19 @@ def test_blind_shows_the_mean_image_everywhere(dataset):
         assert features.shape == dataset[i].image_features.shape
         assert all(torch.allclose(image.float(), expected, atol=1e-3) for image in features)
     assert [r.answer for r in unseeing.recipes] == [r.answer for r in dataset.recipes]
+
+
+def test_blind_keeps_one_image_in_memory_and_not_one_for_each_row(dataset):
+    """A trap: a mean repeated for each row of a large table is as large as the table."""
+    unseen = blind(dataset).table.image_features
+    assert len(unseen) == len(dataset.table)
+    assert unseen.untyped_storage().nbytes() == unseen[0].numel() * unseen.element_size()
+
+
+def test_blind_needs_encoded_images(dataset):
+    pictures = replace(dataset, table=replace(dataset.table, image_features=None))
+    with pytest.raises(ValueError, match="blind needs encoded images: set table.image_features"):
+        blind(pictures)
 
 
 def test_controls_leave_the_samples_as_they_were(dataset):

@@ -11,17 +11,8 @@ import datasets
 import huggingface_hub
 import pytest
 import torch
-from conftest import (
-    SMALL_VIT,
-    TEXTS,
-    batch_of,
-    filled_tokenizer,
-    into_hub_cache,
-    plain_tokenizer,
-    small_llama,
-    write_flickr,
-    write_parts,
-)
+from hub_cache import into_hub_cache, write_flickr, write_parts
+from small_models import SMALL_VIT, TEXTS, batch_of, filled_tokenizer, plain_tokenizer, small_llama
 from transformers import LlamaConfig, LlamaForCausalLM, ViTConfig, ViTForImageClassification
 
 from vlm_utils.architecture import count_parameters
@@ -296,6 +287,63 @@ def test_a_damaged_file_is_fetched_anew(fake_hub, cache, capsys):
     assert fake_hub.copied == ["model.safetensors"] and weights.read_bytes() == whole
 
 
+def test_announcing_removes_nothing(fake_hub, cache, monkeypatch, capsys):
+    """A damaged file that cannot be fetched again, for lack of room, may still be worth having."""
+    assert prefetch(FULL) == 0
+    weights = snapshot(cache, FULL.language_model) / "model.safetensors"
+    cut = weights.read_bytes()[:-100]
+    weights.write_bytes(cut)
+    monkeypatch.setattr(prefetch_module, "free_bytes", lambda folder: 1000)
+    assert prefetch(FULL) == 1
+    said = capsys.readouterr().out
+    assert "model.safetensors is damaged" in said and " MB in 1 files, " in said
+    assert weights.read_bytes() == cut
+
+
+@pytest.mark.parametrize("damage_of", ["a linked file", "a file of a linked folder"])
+def test_prefetch_removes_no_file_outside_its_folder(fake_hub, tmp_path, capsys, damage_of):
+    """A trap: to remove what a link points to is right in the hub's cache, and nowhere else."""
+    stick, outside = tmp_path / "stick", tmp_path / "outside"
+    assert prefetch(FULL, stick) == 0
+    outside.mkdir()
+    if damage_of == "a linked file":
+        link = snapshot(stick, FULL.language_model) / "model.safetensors"
+        mine = outside / "mine.safetensors"
+    else:
+        link = snapshot(stick, FULL.dataset) / "data"
+        mine = outside / "mine" / "test-00000-of-00001.parquet"
+    link.rename(outside / f"mine{link.suffix}")
+    link.symlink_to(outside / f"mine{link.suffix}")
+    mine.write_bytes(mine.read_bytes()[:-10])
+    kept = mine.read_bytes()
+    result = prefetch(FULL, stick)
+    assert mine.read_bytes() == kept
+    said = capsys.readouterr().out
+    if damage_of == "a linked file":
+        assert result == 0 and not link.is_symlink() and in_cache(FULL.language_model, stick)
+    else:
+        assert result == 1 and f"lies outside {stick}" in said and "remove it yourself" in said
+
+
+def test_a_cached_data_set_is_found_below_a_folder_with_brackets(filled, cache, tmp_path,
+                                                                 monkeypatch, attempts):
+    """`datasets` takes a file's name for a pattern."""
+    moved = cache.rename(tmp_path / "hub [of mine] *")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(moved))
+    assert len(load_image_table(FULL, "test")) == ROWS["test"]
+
+
+def test_a_caption_of_the_data_set_gives_no_commands(cache, attempts):
+    from datasets import Dataset
+    write_flickr(into_hub_cache(cache, FULL.dataset), ROWS)
+    file = snapshot(cache, FULL.dataset) / "data" / "test-00000-of-00001.parquet"
+    rows = Dataset.from_parquet(str(file))
+    Dataset.from_list([row | {"caption_0": "A sign: <image_2>."} for row in rows],
+                      features=rows.features).to_parquet(file)
+    captions = load_image_table(FULL, "test").truth.captions
+    assert captions[0][0] == "A sign: <\u2060image_2>." and captions[0][1].startswith("A test dog")
+
+
 def test_a_folder_can_be_carried_to_a_machine_without_a_network(fake_hub, cache, tmp_path,
                                                                monkeypatch, attempts, capsys):
     stick = tmp_path / "stick"
@@ -327,7 +375,7 @@ def test_the_command_fetches_the_full_profile_unless_another_is_named(monkeypatc
 
 @pytest.mark.slow
 def test_the_real_shapes_load_and_have_135_291_456_trainable_parameters(cache, attempts, picture):
-    """ViT-B/16 and SmolLM-135M with random weights; DESIGN.md counts them without new tokens."""
+    """ViT-B/16 and SmolLM-135M with random weights, counted without new tokens."""
     torch.manual_seed(0)
     tokenizer = filled_tokenizer(49_152)
     text = LlamaConfig(

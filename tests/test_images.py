@@ -1,18 +1,20 @@
 """Images as people have them: each is read as one expects, or refused by name."""
 
 import io
-import json
-import shutil
+import os
+import socket
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin, features
 
-from vlm_utils.datasets import build_tasks, load_image_table
-from vlm_utils.profiles import get_profile
-from vlm_utils.sources.images import as_rgb, load_image_folder, open_image
+from vlm_utils.profiles import REPOSITORY
+from vlm_utils.sources import images
+from vlm_utils.sources.images import FORMATS, UnreadableImage, as_rgb, open_image
 
 RED, GREEN = (200, 30, 30), (30, 180, 60)
 
@@ -114,14 +116,19 @@ def test_bytes_are_read_as_files_are():
 
 # --- what is refused ---------------------------------------------------------------------------
 
-def png_header(width, height):
-    """A PNG that says how large it is, and holds nothing."""
+def png_of(width, height, bits, data):
+    """An RGB PNG of these values, each row as it is."""
     def chunk(name, data):
         return struct.pack(">I", len(data)) + name + data + struct.pack(
             ">I", zlib.crc32(name + data))
     return b"\x89PNG\r\n\x1a\n" + chunk(
-        b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(
-        b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+        b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)) + chunk(
+        b"IDAT", zlib.compress(data)) + chunk(b"IEND", b"")
+
+
+def png_header(width, height):
+    """A PNG that says how large it is, and holds nothing."""
+    return png_of(width, height, 8, b"")
 
 
 def cut_short(name, share, **options):
@@ -132,14 +139,14 @@ def cut_short(name, share, **options):
 
 
 @pytest.mark.parametrize(("content", "says"), [
-    (b"", "is no image"),
-    (b"a shopping list", "is no image"),
-    (b"%PDF-1.7 not a picture", "is no image"),
-    (b"\x89PNG\r\n\x1a\n", "is (no image|damaged)"),
+    (b"", "is not an image"),
+    (b"a shopping list", "is not an image"),
+    (b"%PDF-1.7 not a picture", "is not an image"),
+    (b"\x89PNG\r\n\x1a\n", "is (not an image|damaged|a TIFF)"),
     (cut_short("jpeg", 0.5), "is damaged or cut short"),
     (cut_short("png", 0.5), "is damaged or cut short"),
-    (cut_short("webp", 0.5), "is (no image|damaged)"),
-    (cut_short("tiff", 0.5), "is (no image|damaged)"),
+    (cut_short("webp", 0.5), "is (not an image|damaged|a TIFF)"),
+    (cut_short("tiff", 0.5), "is (not an image|damaged|a TIFF)"),
     (png_header(20_000, 20_000), "(20000 x 20000|400000000) pixels.*save it smaller"),
     (png_header(12_000, 12_000), "12000 x 12000 pixels, more than the 100 million"),
 ])
@@ -173,139 +180,171 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
         open_image(tmp_path)
 
 
-# --- folders -----------------------------------------------------------------------------------
-
-@pytest.fixture
-def folder(tmp_path, picture):
-    """Four images with captions: two of a.png, one of the others."""
-    rows = []
-    for i, name in enumerate(["a.png", "b.jpg", "c.webp", "d.bmp"]):
-        picture(i, (30 + i, 20)).save(tmp_path / name)
-        rows.append({"file_name": name, "caption_0": f"Thing {i}."})
-    rows[0]["caption_1"] = "Another thing."
-    write(tmp_path, rows)
-    return tmp_path
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_is_read_and_one_cut_short_is_named(tmp_path):
+    path = saved(tmp_path, halves(size=(64, 32)), "a.avif", quality=95)
+    assert close(open_image(path), RED, (10, 16)) and close(open_image(path), GREEN, (54, 16))
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(UnreadableImage, match="a.avif: is "):
+        open_image(path)
 
 
-def write(folder, rows):
-    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
-    (folder / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+def test_heic_is_named_with_what_to_do(tmp_path):
+    (tmp_path / "IMG_7.heic").write_bytes(
+        struct.pack(">I", 24) + b"ftypheic\0\0\0\0mif1heic" + b"\0" * 99)
+    with pytest.raises(UnreadableImage, match="IMG_7.heic: is HEIC .*save it as JPEG or PNG"):
+        open_image(tmp_path / "IMG_7.heic")
 
 
-def test_metadata_gives_images_and_their_captions(folder):
-    dataset = load_image_folder(folder)
-    assert [row["image"].size for row in dataset] == [(30, 20), (31, 20), (32, 20), (33, 20)]
-    assert dataset["caption_0"][2] == "Thing 2."
-    assert dataset["caption_1"][0] == "Another thing."
-    assert not dataset["caption_1"][1]
+@pytest.mark.parametrize(("kind", "options"), [("eps", {}), ("ico", {}), ("ppm", {}), ("tga", {})])
+def test_no_format_is_tried_but_those_of_the_list(tmp_path, monkeypatch, kind, options):
+    """A trap: left to choose, Pillow reads an EPS named .png, and starts Ghostscript to do it."""
+    path = tmp_path / "holiday.png"
+    halves(size=(32, 16)).save(path, format=kind, **options)
+    started = []
+    monkeypatch.setattr(subprocess, "Popen", lambda *given, **_: started.append(given))
+    with Image.open(path) as picture:
+        assert picture.format not in FORMATS             # Pillow itself would
+    with pytest.raises(UnreadableImage, match="holiday.png: is not an image that can be read"):
+        open_image(path)
+    assert started == []
 
 
-def test_fewer_captions_than_five_are_fine(folder, monkeypatch):
-    monkeypatch.setenv("VLM_IMAGES", str(folder))
-    table = load_image_table(get_profile(), "train")
-    assert len(table) == 3
-    assert {len(captions) for captions in table.truth.captions} <= {1, 2}
-    assert all(caption for captions in table.truth.captions for caption in captions)
+def test_a_text_of_two_megabytes_in_a_png_names_the_file(tmp_path):
+    """Pillow raises a ValueError of its own for it, which names nothing."""
+    texts = PngImagePlugin.PngInfo()
+    texts.add_text("notes", "x" * 2_000_000, zip=True)
+    path = saved(tmp_path, halves(), "a.png", pnginfo=texts)
+    with pytest.raises(UnreadableImage, match="a.png: is damaged .*too large.*save it again"):
+        open_image(path)
 
 
-def test_metadata_may_be_a_table(folder):
-    (folder / "metadata.jsonl").unlink()
-    (folder / "metadata.csv").write_text('file_name,caption_0\nb.jpg,"A dog, running."\n')
-    dataset = load_image_folder(folder)
-    assert dataset["caption_0"][:] == ["A dog, running."]
-    assert dataset[0]["image"].size == (31, 20)
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), ZeroDivisionError("x"),
+                                   RuntimeError("x"), MemoryError("x"), OverflowError("x")])
+def test_whatever_pillow_raises_the_file_is_named(tmp_path, monkeypatch, error):
+    def fail(self):
+        raise error
+    path = saved(tmp_path, halves(), "a.bmp")
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    with pytest.raises(UnreadableImage, match=f"a.bmp: .*{type(error).__name__}"):
+        open_image(path)
 
 
-def test_without_metadata_frames_come_in_the_order_that_people_count(tmp_path):
-    """frame_2 comes before frame_10, which the alphabet does not know."""
-    for number in (10, 2, 1, 33, 9):
-        Image.new("RGB", (number, 1)).save(tmp_path / f"frame_{number}.png")
-    (tmp_path / "notes.txt").write_text("no image")
-    widths = [row["image"].width for row in load_image_folder(tmp_path)]
-    assert widths == [1, 2, 9, 10, 33]
+@pytest.mark.skipif(os.name != "posix", reason="pipes, sockets and devices are files on POSIX")
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_not_a_file_is_refused_and_never_waited_for(tmp_path, kind):
+    """A trap: to open a pipe that nobody writes to is to wait for ever."""
+    path = tmp_path / "a.png"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        server = socket.socket(socket.AF_UNIX)
+        here = os.getcwd()
+        os.chdir(tmp_path)              # a socket's path may be 100 characters long
+        server.bind("a.png")
+        os.chdir(here)
+    with pytest.raises(UnreadableImage, match="a.png: cannot be opened .it is a pipe, a socket"):
+        open_image(path)
 
 
-@pytest.mark.parametrize("names", [
-    ["1.png", "2.png", "10.png"], ["2024-01-05.png", "2024-02-01.png", "2024-11-01.png"],
-    ["a.png", "b.jpg", "c.PNG"], ["frame_007.png", "frame_08.png", "frame_9.png"],
-    ["site1_t2.png", "site1_t10.png", "site2_t1.png"]])
-def test_names_with_numbers_are_in_order(tmp_path, names):
-    for width, name in reversed(list(enumerate(names, start=1))):
-        Image.new("RGB", (width, 1)).save(tmp_path / name)
-    assert [row["image"].width for row in load_image_folder(tmp_path)] == [1, 2, 3]
+def test_a_tiff_with_smaller_copies_of_itself_is_one_picture(tmp_path):
+    """Overviews and masks, as a cloud-optimised GeoTIFF has them, are pages, not frames."""
+    path = tmp_path / "scene.tif"
+    small, mask = halves(size=(10, 5)), Image.new("1", (20, 10))
+    small.encoderinfo, mask.encoderinfo = {"tiffinfo": {254: 1}}, {"tiffinfo": {254: 4}}
+    halves().save(path, save_all=True, append_images=[small, mask])
+    with Image.open(path) as picture:
+        assert picture.n_frames == 3
+    assert open_image(path).size == (20, 10) and close(open_image(path), RED, (3, 5))
 
 
-@pytest.mark.parametrize(("line", "says"), [
-    ({"file_name": "gone.png", "caption_0": "x"}, "line 3: names gone.png, which is not in"),
-    ('{"file_name": "a.png"', "line 3: is no JSON"),
-    ({"caption_0": "x"}, "line 3: has no file_name"),
-    ([1, 2], "line 3: has no file_name"),
-    ({"file_name": 7, "caption_0": "x"}, "line 3: has no file_name"),
-    ({"file_name": "a.png"}, "line 3: a.png has no caption, others have"),
-])
-def test_a_wrong_line_is_named(folder, line, says):
-    good = {"file_name": "a.png", "caption_0": "A thing."}
-    write(folder, [good, good, line])
-    with pytest.raises(ValueError, match=says):
-        load_image_folder(folder)
+def test_a_tiff_of_many_bands_is_named(tmp_path):
+    tags = {256: 2, 257: 2, 258: (8,) * 5, 259: 1, 262: 1, 273: 200, 277: 5, 278: 2, 279: 20}
+    path = tmp_path / "bands.tif"
+    path.write_bytes(tiff_of(tags, bytes(20)))
+    with pytest.raises(UnreadableImage, match="bands.tif: is a TIFF .*save three of its bands"):
+        open_image(path)
 
 
-def test_a_damaged_file_in_a_folder_is_named_before_anything_starts(folder):
-    (folder / "c.webp").write_bytes(b"not an image")
-    with pytest.raises(ValueError, match="c.webp: is no image"):
-        load_image_folder(folder)
+def tiff_of(tags, data):
+    """A TIFF of such tags (of 16 bits), its data at byte 200."""
+    entries, beyond, place = b"", b"", 8 + 2 + 12 * len(tags) + 4
+    for tag, value in tags.items():
+        values = value if isinstance(value, tuple) else (value,)
+        packed = struct.pack(f"<{len(values)}H", *values)
+        if len(packed) > 4:
+            packed, beyond = struct.pack("<I", place + len(beyond)), beyond + packed
+        entries += struct.pack("<HHI", tag, 3, len(values)) + packed.ljust(4, b"\0")
+    head = struct.pack("<2sHIH", b"II", 42, 8, len(tags)) + entries + bytes(4) + beyond
+    return head.ljust(200, b"\0") + data
 
 
-def test_an_empty_folder_says_what_was_expected(tmp_path):
-    with pytest.raises(ValueError, match=f"{tmp_path.name}: holds no image .*.jpg.*.png"):
-        load_image_folder(tmp_path)
+@pytest.mark.parametrize("kind", ["tif", "png"])
+def test_sixteen_bit_colours_that_would_be_black_are_refused(tmp_path, kind):
+    """Pillow keeps the upper 8 of 16 bits: of 12-bit colours, next to nothing."""
+    values = np.random.default_rng(0).integers(0, 4096, (10, 10, 3), np.uint16)
+    path = tmp_path / f"colour.{kind}"
+
+    def write(values):
+        if kind == "png":
+            rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+            path.write_bytes(png_of(10, 10, 16, rows))
+        else:
+            tags = {256: 10, 257: 10, 258: (16, 16, 16), 259: 1, 262: 2, 273: 200, 277: 3, 278: 10,
+                    279: 600}
+            path.write_bytes(tiff_of(tags, values.astype("<u2").tobytes()))
+
+    write(values)
+    with pytest.raises(UnreadableImage, match=f"colour.{kind}: has 16 bits .* below 4096 of 65536"):
+        open_image(path)
+    write(values * 16)
+    assert np.abs(np.asarray(open_image(path)).astype(int) - values // 16).max() == 0
+    write(values * 0)
+    assert np.asarray(open_image(path)).max() == 0       # a real image may be black
 
 
-def test_metadata_that_names_nothing_is_refused(folder):
-    (folder / "metadata.jsonl").write_text("\n")
-    with pytest.raises(ValueError, match="metadata.jsonl: names no image"):
-        load_image_folder(folder)
+# --- size --------------------------------------------------------------------------------------
+
+def test_a_large_jpeg_comes_at_half_its_width(tmp_path):
+    """As large as a telephone takes them: the decoder leaves out what nobody would see."""
+    path = tmp_path / "large.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ImageOps.pad(halves(), (7000, 5000), color=RED).save(path, quality=50, exif=exif)
+    assert open_image(path).size == (2500, 3500)
 
 
-def test_a_folder_is_not_read_from_memory_of_an_earlier_one(folder, picture):
-    first = load_image_folder(folder)._fingerprint
-    assert load_image_folder(folder)._fingerprint == first
-    picture(8, (99, 9)).save(folder / "a.png")
-    assert load_image_folder(folder)._fingerprint != first
+@pytest.mark.parametrize(("mode", "options", "fits"), [
+    ("L", {"format": "png"}, 66), ("RGB", {"format": "png"}, 85), ("I;16", {"format": "png"}, 66),
+    ("RGB", {"format": "webp"}, 35), ("RGB", {"format": "jpeg"}, 100),
+    ("RGB", {"format": "jpeg", "progressive": True}, 75)])
+def test_memory_is_bounded_and_not_only_pixels(monkeypatch, mode, options, fits):
+    """The bounds are those of the whole size, tried on pictures of a thousandth of it."""
+    monkeypatch.setattr(images, "MAX_PIXELS", images.MAX_PIXELS // 1000)
+    monkeypatch.setattr(images, "MAX_BYTES", images.MAX_BYTES // 1000)
+    for thousands, refused in ((fits - 1, False), (fits + 2, True)):
+        stream = io.BytesIO()
+        Image.new(mode, (100, thousands * 10)).save(stream, **options)
+        if refused:
+            with pytest.raises(UnreadableImage, match="image: is 100 x .*(memory|million)"):
+                open_image(stream.getvalue())
+        else:
+            assert open_image(stream.getvalue()).mode == "RGB"
 
 
-# --- real images -------------------------------------------------------------------------------
-
-def test_real_photos_are_split_and_asked_about(real_images, monkeypatch):
-    monkeypatch.setenv("VLM_IMAGES", str(real_images / "photos"))
-    train, test = (load_image_table(get_profile(), split) for split in ("train", "test"))
-    assert (len(train), len(test)) == (20, 6)
-    for table in (train, test):
-        assert all(len(captions) == 5 for captions in table.truth.captions)
-        assert {table.image(i).mode for i in range(len(table))} == {"RGB"}
-    assert not {c for row in train.truth.captions for c in row} & {
-        c for row in test.truth.captions for c in row}
-    dataset = build_tasks(test, get_profile().mixture | {"select 2": 20, "select 3": 20}, seed=0)
-    assert {"select", "compare", "refer", "describe"} == {r.task for r in dataset.recipes}
-    sample = dataset.of_task("select")[0]
-    assert len(sample.images) == sample.prompt.count("<image>")
-
-
-def test_real_frames_make_a_sequence(real_images, monkeypatch, processor):
-    monkeypatch.setenv("VLM_IMAGES", str(real_images / "airport"))
-    table = load_image_table(get_profile(), "test")
-    assert len(table) == 16 and table.truth.sites == [tuple(range(16))]
-    with Image.open(real_images / "airport" / "frame_10.png") as frame:
-        assert np.array_equal(table.image(10), frame.convert("RGB"))
-    dataset = build_tasks(table, {"sequence 8": 3, "select 2": 3}, seed=0)
-    assert {(r.task, len(r.rows), r.answer) for r in dataset.recipes} == {("sequence", 8, None)}
-    assert all(list(r.rows) == sorted(r.rows) for r in dataset.recipes)
-    assert processor.pixel_values(dataset[0].images).shape == (8, 3, 64, 64)
-
-
-def test_a_copy_of_real_photos_with_one_file_cut_short_is_refused(real_images, tmp_path):
-    folder = shutil.copytree(real_images / "photos", tmp_path / "photos")
-    victim = sorted(folder.glob("*.jpg"))[7]
-    victim.write_bytes(victim.read_bytes()[:5000])
-    with pytest.raises(ValueError, match=f"{victim.name}: is damaged or cut short"):
-        load_image_folder(folder)
+@pytest.mark.skipif(os.name != "posix", reason="peak memory is asked of POSIX")
+@pytest.mark.parametrize(("mode", "million"), [("I;16", 64), ("RGBA", 64)])
+def test_the_largest_picture_of_a_kind_takes_less_than_a_gigabyte(tmp_path, mode, million):
+    """100 million pixels of 16 bits took 3 GB: a float64 for each is what numpy would make."""
+    side = int((million * 1e6) ** 0.5)
+    path = saved(tmp_path, Image.new(mode, (side, side)), "a.png", compress_level=1)
+    code = ("import resource, sys; from vlm_utils.sources.images import open_image; "
+            "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
+            "size = open_image(sys.argv[1]).size; "
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)")
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True,
+                          check=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    unit = 1 if sys.platform == "darwin" else 1024
+    assert int(done.stdout) * unit < 700_000_000

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import TOKENS
+from small_models import TOKENS
 
 from vlm_utils import plots
 from vlm_utils.architecture import MultiImageVLM

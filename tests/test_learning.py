@@ -9,9 +9,8 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from conftest import REPOSITORY
 
-from vlm_utils.profiles import get_profile
+from vlm_utils.profiles import REPOSITORY, get_profile
 
 FOLDER = REPOSITORY / "benchmarks"
 
@@ -66,7 +65,8 @@ def test_a_training_is_measured_on_the_split_that_was_asked_for(learning, monkey
 def test_the_quick_run_measures_every_task_with_its_controls():
     done = subprocess.run(
         [sys.executable, "benchmarks/learning.py", "--quick", "--samples", "10"], text=True,
-        cwd=REPOSITORY, capture_output=True, check=False, timeout=600, env=dict(os.environ))
+        cwd=REPOSITORY, capture_output=True, check=False, timeout=600,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout.splitlines()[-1])
     found = {(row["task"], row["num_images"]) for row in report["tasks"]}

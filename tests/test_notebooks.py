@@ -5,10 +5,17 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from tqdm import tqdm
 
-from vlm_utils.course.cells import lessons, marked_source, strip_progress, to_html
+from vlm_utils.course.cells import (
+    lessons,
+    marked_source,
+    merge_streams,
+    strip_progress,
+    title,
+    to_html,
+)
 from vlm_utils.course.lint import broken_links, faults, repeated_numbers
-from vlm_utils.course.runner import run_lesson
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 LESSONS = lessons(FOLDER)
@@ -81,6 +88,24 @@ def prints(text, name="stdout"):
         nbformat.v4.new_output("stream", name=name, text=text))
 
 
+def widget_view(text, model="0"):
+    view = {"model_id": model, "version_major": 2, "version_minor": 0}
+    return lambda n: code_cells(n)[0].outputs.append(nbformat.v4.new_output(
+        "display_data", {"application/vnd.jupyter.widget-view+json": view, "text/plain": text}))
+
+
+def with_state(notebook):
+    """A widget that brings its state along, as JupyterLab stores it if asked to."""
+    widget_view("IntSlider(value=3)", "kept")(notebook)
+    notebook.metadata.widgets = {"application/vnd.jupyter.widget-state+json": {
+        "state": {"kept": {}}, "version_major": 2, "version_minor": 0}}
+
+
+def explorer(notebook):
+    code_cells(notebook)[0].source += "\nExplorer(model, processor, data).show()"
+    widget_view("VBox(children=(HBox(), Textarea()))")(notebook)
+
+
 def take_tag(tag):
     def take(notebook):
         for cell in code_cells(notebook):
@@ -96,16 +121,20 @@ FAULTS = [
     ("not executed", lambda n: code_cells(n)[2].update(execution_count=None)),
     ("not executed", lambda n: n.cells.remove(code_cells(n)[2])),
     ("differs from its module", lambda n: marked_cell(n).update(
-        source=marked_cell(n).source.replace("left", "right", 1))),
+        source=marked_cell(n).source.replace("missing", "absent", 1))),
     ("cell 1 is too long: 31 lines", lambda n: code_cells(n)[0].update(source="x = 1\n" * 30)),
     ("cell 1 is too wide: 80 columns", lambda n: code_cells(n)[0].update(source="x" * 80)),
     ("without alternative text", lambda n: figure(n).metadata.clear()),
     ("pictures without their alternative text in the HTML", with_image_tag),
+    ("alternative text JupyterLab does not show", lambda n: figure(n).data.pop("text/html", None)),
     ("stores a warning or progress", prints(" 50%|###  | 1/2", "stderr")),
     ("stores a warning or progress", prints("UserWarning: old", "stderr")),
     ("stores a warning:", prints("a.py:3: FutureWarning: this will go away")),
     ("stores a progress bar", prints("epoch 1: 100%|####| 6/6 [00:01<00:00]")),
     ("stores a progress bar", prints("Generating train split: 0 examples [00:00, ? examples/s]")),
+    ("stores a widget without its state", widget_view("FloatProgress(value=0.0)")),
+    ("stores a widget without its state", widget_view("VBox(children=(Dropdown(), HTML()))")),
+    ("stores a progress bar", widget_view("  0%|          | 0/6 [00:00<?, ?it/s]")),
     ("stores an error", lambda n: code_cells(n)[0].outputs.append(
         nbformat.v4.new_output("error", ename="E", evalue="", traceback=[]))),
     ("a link to 99_nowhere.ipynb, which", prose("[next](99_nowhere.ipynb)")),
@@ -142,8 +171,10 @@ def test_what_is_no_fault_is_not_called_one(tmp_path):
               "[here](#1.-The-first), [the web](https://example.org/nothing#there).\n\n"
               "```\n# 14 is no heading, [and this](no.link)\n```")(notebook)
         prints("47 11 12 13 14 15 16 5 8")(notebook)
+        with_state(notebook)
+        explorer(notebook)
     before, after = planted(tmp_path / "a", lambda n: None), planted(tmp_path / "b", change)
-    assert after.replace("sections are numbered [1, 1, 2, 3, 4, 5]", "").strip() == before
+    assert after.replace("sections are numbered [1, 1, 2, 3, 4, 5, 6]", "").strip() == before
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "instructors.md",
@@ -173,16 +204,69 @@ def test_numbers_are_compared_by_their_value():
     assert repeated("**Time:** 12 minutes.\n**Peak memory:** 1.5 GB. Then 12", "12 1.5") == ["12"]
 
 
-def test_progress_is_stripped_and_other_output_kept():
-    cell = nbformat.v4.new_code_cell("x", outputs=[
-        nbformat.v4.new_output("stream", name="stderr", text="encoding: 100%|###| 3/3"),
-        nbformat.v4.new_output("stream", name="stdout", text="kept: 100%"),
-        nbformat.v4.new_output("display_data", {
-            "application/vnd.jupyter.widget-view+json": {"model_id": "1"},
-            "text/plain": "  0%|          | 0/6 [00:00<?, ?step/s]"})])
-    notebook = nbformat.v4.new_notebook(cells=[cell])
+BARS = [{"n": 0, "total": 6, "elapsed": 0}, {"n": 6, "total": 6, "elapsed": 1, "prefix": "epoch 1"},
+        {"n": 3, "total": 6, "elapsed": 1, "postfix": "loss=0.5"},
+        {"n": 3, "total": None, "elapsed": 1},
+        {"n": 0, "total": None, "elapsed": 0, "unit": " rows"},
+        {"n": 3e9, "total": 5e9, "elapsed": 4000, "unit": "B", "unit_scale": True},
+        {"n": 5, "total": 10, "elapsed": 1, "ascii": True, "ncols": 80}]
+
+
+@pytest.mark.parametrize("bar", [tqdm.format_meter(**bar) for bar in BARS])
+@pytest.mark.parametrize("where", ["stderr", "widget", "beside a warning"])
+def test_progress_is_stripped_and_other_output_kept(bar, where):
+    view = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": bar}
+    bars = {"stderr": nbformat.v4.new_output("stream", name="stderr", text=f"\r{bar}\r{bar}\n"),
+            "widget": nbformat.v4.new_output("display_data", view),
+            "beside a warning": nbformat.v4.new_output(
+                "stream", name="stderr", text=f"\r{bar}\nold.py: a warning\n")}
+    kept = nbformat.v4.new_output("stream", name="stdout", text=f"kept: {bar}")
+    notebook = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_code_cell("x", outputs=[bars[where], kept])])
     strip_progress(notebook)
-    assert [out.text for out in cell.outputs] == ["kept: 100%"]
+    texts = [out.text for out in notebook.cells[0].outputs]
+    warning = ["old.py: a warning\n"] if where == "beside a warning" else []
+    assert texts == [*warning, f"kept: {bar}"]
+
+
+@pytest.mark.parametrize("text", ["50%| WARNING: the data are damaged", "12 files [1, 2]\n",
+                                  "it is 100% wrong", "ERROR 3/4 [x, y]", "100%|###| 3/3"])
+def test_what_only_looks_like_progress_is_kept(text):
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("x", outputs=[
+        nbformat.v4.new_output("stream", name="stderr", text=text)])])
+    strip_progress(notebook)
+    assert [out.text for out in notebook.cells[0].outputs] == [text]
+
+
+def test_neighbouring_pieces_of_a_stream_become_one():
+    def says(name, text):
+        return nbformat.v4.new_output("stream", name=name, text=text)
+    notebook = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_markdown_cell("x"), nbformat.v4.new_code_cell("x", outputs=[
+            says("stdout", "a"), says("stdout", "b"), says("stderr", "c"), says("stdout", "d"),
+            nbformat.v4.new_output("display_data", {"text/plain": "e"}), says("stdout", "f")])])
+    merge_streams(notebook)
+    assert [out.get("text", "-") for out in notebook.cells[1].outputs] == ["ab", "c", "d", "-", "f"]
+
+
+def test_of_a_widget_its_page_is_kept_and_its_dead_model_is_not():
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "Box()"}
+    cell = nbformat.v4.new_code_cell("x", outputs=[
+        nbformat.v4.new_output("display_data", widget | {"text/html": "<p>a page</p>"}),
+        nbformat.v4.new_output("display_data", widget)])
+    strip_progress(nbformat.v4.new_notebook(cells=[cell]))
+    assert [sorted(out.data) for out in cell.outputs] == [["text/html", "text/plain"],
+                                                          sorted(widget)]
+
+
+def test_a_line_of_progress_is_kept_and_its_seconds_are_no_number_of_the_lesson():
+    line = nbformat.v4.new_output("display_data", {"text/plain": "encoding: 46,500 images, 85 s"},
+                                  metadata={"progress": True})
+    notebook = nbformat.v4.new_notebook(cells=[
+        nbformat.v4.new_markdown_cell("All 46,500 of 85"),
+        nbformat.v4.new_code_cell("x", outputs=[line])])
+    strip_progress(notebook)
+    assert notebook.cells[1].outputs == [line] and repeated_numbers(notebook) == []
 
 
 def test_a_marked_cell_names_a_definition_that_is_there():
@@ -190,14 +274,18 @@ def test_a_marked_cell_names_a_definition_that_is_there():
         marked_source("# %load -s nothing ../vlm_utils/collate.py", FOLDER)
 
 
-def test_a_lesson_that_fails_is_reported_with_its_cell(tmp_path):
-    notebook = nbformat.v4.new_notebook(cells=[
-        nbformat.v4.new_code_cell("x = 1"), nbformat.v4.new_code_cell("1 / 0")])
-    path = tmp_path / "01_broken.ipynb"
-    nbformat.write(notebook, path)
-    result = run_lesson(path, tmp_path)
-    assert result.error.startswith("cell 1: ZeroDivisionError")
-    assert (tmp_path / "01_broken.html").is_file()
+def test_the_title_is_the_first_heading_without_its_marks():
+    def of(*texts):
+        return title(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)
+                                                     for text in texts]))
+    assert of("none here", "# 03 · The `collate` of [many](a.md) *images*\n\n## 1. On") == (
+        "03 · The collate of many images")
+    assert of("no heading") == "" == of()
+
+
+def test_a_page_without_a_heading_has_the_name_of_its_file():
+    page = to_html(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")]), "09_x < y")
+    assert "<title>09_x &lt; y</title>" in page
 
 
 def test_html_keeps_the_alternative_text(tmp_path):

@@ -1,13 +1,14 @@
 """The processor: where placeholders and identifiers go, and what is refused."""
 
+import numpy as np
 import pytest
 import torch
-from conftest import TEXTS, TOKENS, plain_tokenizer
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from small_models import TEXTS, TOKENS, plain_tokenizer
 
-from vlm_utils.architecture import IMAGE_TOKEN, MultiImageProcessor, add_special_tokens
+from vlm_utils.architecture import IMAGE_TOKEN, MultiImageProcessor, add_special_tokens, as_text
 
 I = IMAGE_TOKEN  # noqa: E741
 PROMPT = f"See {I} and {I}: what changed?"
@@ -131,11 +132,81 @@ def test_decode_keeps_identifiers(processor):
     assert processor.decode(processor.encode_answer("<image_2>")) == "<image_2>"
 
 
-def test_too_long_a_sample_says_by_how_many_tokens(make_processor):
+@pytest.mark.parametrize(("num_images", "advice"), [
+    (0, "0 of them are those of its 0 images: shorten its text"),
+    (1, "5 of them are those of its 1 images: shorten its text"),
+    (4, "20 of them are those of its 4 images: use fewer images or fewer tokens per image")])
+def test_too_long_a_sample_says_by_how_many_tokens_and_whose(make_processor, num_images, advice):
+    """Whoever wrote a long caption is not helped by fewer images."""
     processor = make_processor(max_length=20)
-    processor.check_length(20)
-    with pytest.raises(ValueError, match="27 tokens long, 7 more than the 20"):
-        processor.check_length(27)
+    processor.check_length(20, num_images)
+    with pytest.raises(ValueError, match=f"27 tokens long, 7 more than the 20 .*; {advice}"):
+        processor.check_length(27, num_images)
+
+
+# --- commands and text ---------------------------------------------------------------------------
+
+def ids_of(processor, *tokens):
+    return {processor.tokenizer.convert_tokens_to_ids(token) for token in tokens}
+
+
+FOREIGN = ["<|endoftext|>", "<|pad|>"]
+
+
+@pytest.mark.parametrize("token", FOREIGN)
+def test_a_special_token_in_a_text_is_text(processor, token):
+    """A trap: typed or quoted, an end of text ends the lesson that a caption gives."""
+    text = f"He wrote {token} twice: {token}{token}."
+    prompt, answer = processor.encode_prompt(f"{I}{text}", 1), processor.encode_answer(text)
+    assert not ids_of(processor, token) & {*prompt, *answer[:-1]}
+    assert prompt.count(processor.image_token_id) == TOKENS
+    assert processor.tokenizer.decode(answer[:-1]) == text == processor.decode(answer)
+    assert text in processor.tokenizer.decode(prompt)
+
+
+def test_the_commands_of_a_prompt_are_obeyed_beside_special_tokens(processor):
+    prompt = f"<|pad|>{I} and {I}<|endoftext|>: describe <image_2>."
+    ids = processor.encode_prompt(prompt, 2)
+    assert ids.count(processor.image_token_id) == 2 * TOKENS
+    second, = ids_of(processor, "<image_2>")
+    assert ids.count(second) == 2                       # behind its image, and where it is named
+    assert not ids_of(processor, *FOREIGN) & set(ids)
+    assert processor.tokenizer.decode(ids) == processor.lay_out(prompt, 2) + "\n"
+
+
+def test_an_answer_may_name_images_and_not_hold_one(processor):
+    ids = processor.encode_answer(f"<image_2>, not {I}.<|pad|>")
+    assert processor.image_token_id not in ids and ids_of(processor, "<image_2>") <= set(ids)
+    assert processor.decode(ids) == f"<image_2>, not {I}.<|pad|>"
+
+
+def test_texts_without_special_tokens_are_tokenised_as_ever(processor):
+    for text in ("A lake.", "<image_1> a lake; <image_2> a road.", "a < b > c <imag>"):
+        plain = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert processor.encode_answer(text)[:-1] == plain
+
+
+@given(st.lists(st.sampled_from(["<image>", "<image_2>", "<", ">", "image", "_3", "<|pad|>", " a"]),
+                min_size=1, max_size=8).map("".join))
+def test_nothing_in_a_quoted_text_is_obeyed_and_all_of_it_comes_back(processor, text):
+    quoted = as_text(text)
+    assert quoted.replace("\u2060", "") == text
+    assert as_text(quoted) == quoted
+    ids = processor.encode_answer(quoted)
+    special = {processor.tokenizer.convert_tokens_to_ids(t)
+               for t in processor.tokenizer.all_special_tokens}
+    assert not special & set(ids[:-1])
+    assert processor.tokenizer.decode(ids[:-1]) == quoted
+    prompt = processor.encode_prompt(f"{I}Which image shows {quoted}?", 1)
+    assert prompt.count(processor.image_token_id) == TOKENS
+
+
+@pytest.mark.parametrize("kind", ["prompt", "answer"])
+def test_half_a_character_is_refused(processor, kind):
+    encode = processor.encode_answer if kind == "answer" else \
+        lambda text: processor.encode_prompt(text, 0)
+    with pytest.raises(ValueError, match=f"the {kind} holds half of a character"):
+        encode("a \ud83d b")
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end(make_processor):
@@ -174,6 +245,19 @@ def test_no_image_is_refused(processor):
 def test_a_path_instead_of_an_image_is_refused(processor, picture):
     with pytest.raises(ValueError, match="image 2 is a str, .*open_image"):
         processor.pixel_values([picture(), "photo.jpg"])
+
+
+@pytest.mark.parametrize("kind", ["uint16", "int32", "float32"])
+def test_a_picture_of_more_than_8_bits_is_refused(processor, picture, kind):
+    """A trap: Pillow cuts its values to 255, and 16-bit pictures come all white."""
+    deep = Image.fromarray(np.linspace(0, 60_000, 64).reshape(8, 8).astype(kind))
+    with pytest.raises(ValueError, match=f"image 2 has more than 8 bits .*{deep.mode}.*as_rgb"):
+        processor.pixel_values([picture(), deep])
+
+
+def test_a_picture_without_pixels_is_refused(processor):
+    with pytest.raises(ValueError, match="image 1 is 0 x 5 pixels"):
+        processor.pixel_values([Image.new("RGB", (0, 5))])
 
 
 # --- files -------------------------------------------------------------------------------------

@@ -2,12 +2,15 @@
 nothing."""
 
 import json
+import os
 import shutil
 import signal
+import threading
 from dataclasses import replace
 
 import pytest
 import torch
+from test_folders import damage
 from torch import nn
 
 from vlm_utils.architecture import MultiImageVLM
@@ -16,9 +19,9 @@ from vlm_utils.loading import (
     find_trained_model,
     lesson_checkpoint,
     load_checkpoint,
-    recover_checkpoint,
 )
 from vlm_utils.profiles import get_profile, output_folder
+from vlm_utils.sources.folders import LOCK
 from vlm_utils.training import (
     TrainingSettings,
     answer_weights,
@@ -112,13 +115,123 @@ def test_an_image_replaced_under_its_name_is_encoded_anew(tmp_path, picture, mod
                                                          monkeypatch):
     """A student who swaps a photo for another must not be shown what the first one gave."""
     monkeypatch.setenv("VLM_IMAGES", str(tmp_path))
-    for i in range(3):
+    for i in range(4):
         picture(i).save(tmp_path / f"{i}.png")
     before = encode_table(load_image_table(get_profile(), "train"), model, processor)
     picture(9, (50, 70)).save(tmp_path / "1.png")
     after = encode_table(load_image_table(get_profile(), "train"), model, processor)
     assert torch.equal(before[[0, 2]], after[[0, 2]])
     assert not torch.equal(before[[1]], after[[1]])
+
+
+def test_an_image_replaced_by_one_of_the_same_size_and_time_is_encoded_again(
+        tmp_path, picture, model, processor, monkeypatch):
+    """A trap: a copy that keeps times, of a picture that is as many bytes long."""
+    monkeypatch.setenv("VLM_IMAGES", str(tmp_path))
+    for i in range(4):
+        picture(i).save(tmp_path / f"{i}.bmp")
+    changed = tmp_path / "1.bmp"
+    before, then = encode_table(load_image_table(get_profile(), "train"), model, processor), \
+        changed.stat()
+    picture(9).save(changed)
+    os.utime(changed, ns=(then.st_atime_ns, then.st_mtime_ns))
+    assert (changed.stat().st_size, changed.stat().st_mtime_ns) == (then.st_size, then.st_mtime_ns)
+    after = encode_table(load_image_table(get_profile(), "train"), model, processor)
+    assert torch.equal(before[[0, 2]], after[[0, 2]])
+    assert not torch.equal(before[[1]], after[[1]])
+
+
+def test_an_image_that_was_only_moved_or_touched_is_not_encoded_again(
+        tmp_path, picture, model, processor, monkeypatch, encoded_images):
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        for i in range(4):
+            picture(i).save(tmp_path / name / f"{i}.png")
+        monkeypatch.setenv("VLM_IMAGES", str(tmp_path / name))
+        encode_table(load_image_table(get_profile(), "train"), model, processor)
+    assert sum(encoded_images) == 4
+
+
+@pytest.fixture
+def kept(tmp_path, earth_table, model, processor):
+    """Encoded images in a folder: a function that encodes them if they are not there, the folder
+    that they are kept in, and what is right."""
+    def encode():
+        return encode_table(earth_table, model, processor, folder=tmp_path)
+    right = encode()[list(range(len(earth_table)))]
+    (folder,) = tmp_path.iterdir()
+    return encode, folder, right
+
+
+@pytest.mark.parametrize("name, how, words", [
+    ("features.arrow", "missing", "is missing"), ("features.arrow", "empty", "has 0 bytes"),
+    ("features.arrow", "shorter", "bytes and was written with"),
+    ("features.arrow", "half", "bytes and was written with"),
+    ("features.arrow", "flipped", "checksum differs"), ("features.json", "flipped", "differs"),
+    ("features.json", "shorter", "cannot be read"), ("features.json", "missing", "is missing")])
+def test_damaged_features_are_noticed_and_made_again_once(kept, encoded_images, capsys, name, how,
+                                                          words):
+    encode, folder, right = kept
+    encoded_images.clear()
+    if how in ("half", "shorter"):
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(content[:len(content) // 2 if how == "half" else -3])
+    else:
+        damage(folder / name, how)
+    again = encode()
+    said = capsys.readouterr().out
+    assert said.startswith("encoding the images again: ") and words in said and name in said
+    assert torch.equal(again[list(range(len(right)))], right)
+    assert sum(encoded_images) == len(right)
+    encode()
+    assert sum(encoded_images) == len(right) and capsys.readouterr().out == ""
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name}
+
+
+def test_what_a_killed_process_left_of_features_goes(kept, earth_table, make_model, processor,
+                                                     monkeypatch):
+    """Half-written features of this encoder and of another one, as after a power cut."""
+    encode, folder, right = kept
+    for name in (folder.name, "0" * 32):
+        work = folder.with_name(f"{name}.unfinished")
+        (work / name).mkdir(parents=True)
+        (work / LOCK).write_text("")
+        (work / name / "features.arrow").write_bytes(b"half")
+        (work / name / "tmpabcdefgh").write_bytes(b"more")
+    damage(folder / "features.arrow", "flipped")
+    assert torch.equal(encode()[[0, 5]], right[[0, 5]])
+    assert {path.name for path in folder.parent.iterdir()} == {folder.name}
+
+
+def test_an_encoding_that_fails_leaves_nothing_that_passes_for_features(
+        tmp_path, earth_table, model, processor, monkeypatch):
+    original, calls = MultiImageVLM.encode_images, []
+
+    def fails_in_the_middle(self, pixels):
+        calls.append(len(pixels))
+        if len(calls) == 2:
+            raise RuntimeError("out of memory")
+        return original(self, pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MultiImageVLM, "encode_images", fails_in_the_middle)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            encode_table(earth_table, model, processor, folder=tmp_path)
+    features = encode_table(earth_table, model, processor, folder=tmp_path)
+    assert len(features) == len(earth_table) and len(list(tmp_path.iterdir())) == 1
+
+
+def test_two_that_encode_the_same_images_at_once_do_it_once(tmp_path, earth_table, model, processor,
+                                                           encoded_images):
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(
+        encode_table(earth_table, model, processor, folder=tmp_path))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(found[0][[0, 99]], found[1][[0, 99]])
+    assert sum(encoded_images) == len(earth_table) and len(list(tmp_path.iterdir())) == 1
 
 
 def test_images_that_were_not_encoded_before_are_encoded_at_each_step(
@@ -370,16 +483,6 @@ def test_a_crash_while_writing_leaves_the_last_checkpoint_whole(make_model, data
     assert resumed == pytest.approx(whole, rel=1e-6)
 
 
-def test_a_crash_between_the_two_renames_is_put_right(tmp_path):
-    (tmp_path / "run.old").mkdir()
-    (tmp_path / "run.old" / "config.json").write_text("kept")
-    recover_checkpoint(tmp_path / "run")
-    assert (tmp_path / "run" / "config.json").read_text() == "kept"
-    (tmp_path / "run.old").mkdir()
-    recover_checkpoint(tmp_path / "run")  # a whole checkpoint is never replaced by an older one
-    assert (tmp_path / "run" / "config.json").read_text() == "kept"
-
-
 def test_muon_moves_the_matrices_and_adamw_the_rest(make_model):
     model = make_model()
     muon, adamw = make_optimizer(model, replace(SETTINGS, optimizer="muon")).parts
@@ -486,7 +589,7 @@ def test_resuming_from_nothing_is_refused(dataset, tmp_path):
 def test_lesson_05_finds_what_lesson_04_wrote(make_model, dataset, processor):
     _, which = find_trained_model(get_profile("tiny"))
     assert which == "the trained model in data/"
-    with pytest.raises(FileNotFoundError, match="run lesson 04 first"):
+    with pytest.raises(FileNotFoundError, match="run lesson 04 first, to its end"):
         find_trained_model(get_profile("full"))
     run_training(make_model(), dataset, processor, SETTINGS,
                  folder=lesson_checkpoint(get_profile("tiny")))

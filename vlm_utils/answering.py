@@ -25,13 +25,15 @@ def make_prompt_batch(model: MultiImageVLM, processor: MultiImageProcessor,
 def answer_samples(model: MultiImageVLM, processor: MultiImageProcessor,
                    samples: Sequence[Sample], max_new_tokens: int = 48,
                    **generation) -> list[str]:
-    """The model's answers, greedy (the likeliest token each time) unless told otherwise.
+    """The model's answers, one per sample.
 
-    generation: arguments of the language model's `generate`, as do_sample and temperature.
+    generation: arguments of the language model's `generate`, as do_sample
+    and temperature. Without any, decoding is greedy.
     """
     model.eval()
-    ids = model.generate(**make_prompt_batch(model, processor, samples),
-                         **({"do_sample": False} | generation), max_new_tokens=max_new_tokens,
+    batch = make_prompt_batch(model, processor, samples)
+    ids = model.generate(**batch, **({"do_sample": False} | generation),
+                         max_new_tokens=max_new_tokens,
                          pad_token_id=processor.pad_token_id)
     return [processor.decode(row) for row in ids]
 

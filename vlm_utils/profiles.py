@@ -6,11 +6,16 @@ and Flickr8k, for a GPU). The cells of a lesson are the same in both.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+PRECISIONS, AVERAGES = ("no", "bf16", "fp16"), ("samples", "tokens")
+OPTIMIZERS = ("adamw", "muon", "adafactor")
+_PATHS = ("VLM_IMAGES", "VLM_OUTPUT", "VLM_DATA")
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,7 @@ class HubRepository:
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """The numbers of a training run."""
+    """The numbers of a training run. Raises ValueError for one that no training can have."""
 
     steps: int                      # optimizer steps, each of batch_size x accumulation samples
     batch_size: int = 64
@@ -46,6 +51,26 @@ class TrainingSettings:
     # of each matrix's own size: about 1e-2.
     optimizer: str = "adamw"
     seed: int = 0
+
+    def __post_init__(self):
+        least = {"steps": 0, "batch_size": 1, "accumulation": 1, "warmup_steps": 0,
+                 "checkpoint_every": 0, "window": 1, "seed": 0}
+        for name, lowest in least.items():
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < lowest:
+                raise ValueError(f"{name} is a whole number of at least {lowest}, not {value!r}")
+        for name, may_be_zero in (("learning_rate", False), ("max_grad_norm", False),
+                                  ("weight_decay", True)):
+            value = getattr(self, name)
+            enough = isinstance(value, Real) and (value >= 0 if may_be_zero else value > 0)
+            if not enough or not math.isfinite(value):
+                raise ValueError(f"{name} is a number {'of at least' if may_be_zero else 'above'} "
+                                 f"0, not {value!r}")
+        for name, choices in (("precision", PRECISIONS), ("average", AVERAGES),
+                              ("optimizer", OPTIMIZERS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is one of {', '.join(choices)}, not "
+                                 f"{getattr(self, name)!r}")
 
     @classmethod
     def of(cls, profile: Profile, **changes) -> TrainingSettings:
@@ -89,7 +114,7 @@ PROFILES = {
         mixture={"select 2": 12000, "select 3": 48000, "compare 2": 24000, "sequence 2-4": 54000,
                  "refer 1-3": 50000, "describe 1": 4000},
         training=TrainingSettings(steps=3000, batch_size=64, learning_rate=2.5e-3,
-                                  warmup_steps=150, optimizer="muon"),
+                                  warmup_steps=150, checkpoint_every=500, optimizer="muon"),
     ),
     "full": Profile(
         name="full",
@@ -101,7 +126,7 @@ PROFILES = {
         dataset=HubRepository("jxie/flickr8k", "main", ("data/*.parquet",), "dataset"),
         mixture={"describe 1": 30000, "select 2": 20000, "select 3": 30000, "refer 1-3": 20000},
         training=TrainingSettings(steps=6000, batch_size=32, learning_rate=5e-4,
-                                  warmup_steps=300, precision="bf16"),
+                                  warmup_steps=300, checkpoint_every=500, precision="bf16"),
     ),
 }
 
@@ -125,22 +150,30 @@ def get_device():
 
 
 def image_folder() -> Path | None:
-    """The user's own images (VLM_IMAGES), or None. Raises FileNotFoundError if it is no folder."""
+    """The user's own images (VLM_IMAGES), or None. Raises FileNotFoundError if it is not a folder.
+
+    A relative path is looked for in each of `typed_from()`.
+    """
     name = os.environ.get("VLM_IMAGES")
     if not name:
         return None
-    folder = Path(name).expanduser().resolve()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"VLM_IMAGES names {folder}, which is no folder: give one with "
-                                "images and, for captions, a metadata.jsonl")
-    return folder
+    tried = _places(name)
+    for folder in tried:
+        if folder.is_dir():
+            return folder.resolve()
+    raise FileNotFoundError(
+        f"VLM_IMAGES names {name}, which is not a folder (looked for {_listed(tried)}): give one "
+        "with images and, for captions, a metadata.jsonl or a folder for each class")
 
 
 def output_folder() -> Path:
-    """Where lessons write: VLM_OUTPUT, else build/ beside the package's source. Not made here."""
-    folder = os.environ.get("VLM_OUTPUT")
-    if folder:
-        return Path(folder)
+    """Where lessons write: VLM_OUTPUT, else build/ beside the package's source. Not made here.
+
+    A relative path counts from the first of `typed_from()`.
+    """
+    name = os.environ.get("VLM_OUTPUT")
+    if name:
+        return _places(name)[0]
     return (REPOSITORY if (REPOSITORY / "pyproject.toml").is_file() else Path.cwd()) / "build"
 
 
@@ -149,23 +182,106 @@ def data_folder() -> Path:
 
     Raises FileNotFoundError naming the folders tried and the command that rebuilds the data.
     """
-    package = REPOSITORY / "vlm_utils"
-    if os.environ.get("VLM_DATA"):
-        tried = [Path(os.environ["VLM_DATA"])]
-    else:
-        tried = [REPOSITORY / "data", package / "_data"]
+    name = os.environ.get("VLM_DATA")
+    tried = _places(name) if name else [REPOSITORY / "data", REPOSITORY / "vlm_utils" / "_data"]
     for folder in tried:
         if (folder / "tiny_earth").is_dir():
             return folder
-    places = " nor in ".join(str(folder) for folder in tried)
-    raise FileNotFoundError(f"no tiny_earth folder in {places}; rebuild it with: "
+    raise FileNotFoundError(f"no tiny_earth folder in {_listed(tried)}; rebuild it with: "
                             "python -m vlm_utils.tiny_earth")
 
 
+def typed_from() -> list[Path]:
+    """The folders that a relative path of the user's may count from, likeliest first.
+
+    A program runs where it was called: the current folder, then the shell's (PWD), then the
+    repository. A notebook's kernel runs in the notebook's folder, where nobody typed anything: the
+    folder of the shell that started Jupyter (PWD), then the repository if the notebook is in it,
+    then the current folder.
+    """
+    here, shell = Path.cwd(), os.environ.get("PWD")
+    shells = [Path(shell)] if shell and Path(shell).is_dir() else []
+    if "JPY_PARENT_PID" in os.environ:          # set for every kernel
+        clone = [REPOSITORY] if here.is_relative_to(REPOSITORY) else []
+        places = [*shells, *clone, here]
+    else:
+        places = [here, *shells, REPOSITORY]
+    return list(dict.fromkeys(places))
+
+
+def settle_paths() -> None:
+    """Make the user's paths absolute, so that kernels which start elsewhere read the same ones.
+
+    A folder of images that cannot be found is left as it is, for the one who reads it to refuse.
+    """
+    for name in _PATHS:
+        if os.environ.get(name):
+            places = _places(os.environ[name], missing_ok=True)
+            found = places if name == "VLM_OUTPUT" else [p for p in places if p.exists()]
+            if found:
+                os.environ[name] = str(found[0])
+
+
+class quiet_libraries:
+    """Show no progress bars of transformers and datasets: `with quiet_libraries(): ...`.
+
+    In a notebook their bars are widgets, and in a file that is opened again only an error stands
+    in their place. Called without `with`, it holds from then on, as torch.set_grad_enabled does.
+    Downloads from the hub keep their bars: they may take minutes.
+    """
+
+    def __init__(self):
+        import datasets
+        from huggingface_hub.utils import are_progress_bars_disabled
+        from transformers.utils import logging
+        downloads = not are_progress_bars_disabled()
+        self.before = (not datasets.are_progress_bars_disabled(),
+                       logging.is_progress_bar_enabled(), downloads)
+        self._show(False, False, downloads)
+
+    def __enter__(self) -> quiet_libraries:
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._show(*self.before)
+
+    @staticmethod
+    def _show(of_datasets: bool, of_transformers: bool, of_downloads: bool) -> None:
+        import datasets
+        from huggingface_hub import utils as hub
+        from transformers.utils import logging
+        (datasets.enable_progress_bars if of_datasets else datasets.disable_progress_bars)()
+        # transformers switches the hub's bars too, so these come last.
+        (logging.enable_progress_bar if of_transformers else logging.disable_progress_bar)()
+        (hub.enable_progress_bars if of_downloads else hub.disable_progress_bars)()
+
+
 def announce(profile: Profile) -> None:
-    """Print which profile runs, on which images and on which device."""
+    """Print which profile runs, on which images and on which device.
+
+    From here on the lesson shows no progress bars of libraries (see quiet_libraries).
+    """
+    quiet_libraries()
     images = image_folder()
     print(f"profile: {profile.name} ({profile.summary})")
     if images:
         print(f"images:  {images.name} (VLM_IMAGES)")
     print(f"device:  {get_device().type}")
+
+
+def _places(name: str, missing_ok: bool = False) -> list[Path]:
+    """What a user's path may mean: one place if it is absolute or starts at home (~).
+
+    Raises FileNotFoundError if there is no such home, or, with missing_ok, returns nothing.
+    """
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError as error:
+        if missing_ok:
+            return []
+        raise FileNotFoundError(f"{name}: {error}") from error
+    return [path] if path.is_absolute() else [place / path for place in typed_from()]
+
+
+def _listed(tried: list[Path]) -> str:
+    return " and ".join(str(folder) for folder in tried)

@@ -1,5 +1,7 @@
 """Lesson 01: the model and its processor."""
 
+from vlm_utils.architecture.adapters import base_of_adapter, merge_adapter
+from vlm_utils.architecture.auto import AutoMultiImageProcessor
 from vlm_utils.architecture.config import MultiImageVLMConfig
 from vlm_utils.architecture.joining import join_parts, join_pretrained
 from vlm_utils.architecture.model import (
@@ -19,6 +21,7 @@ from vlm_utils.architecture.processor import (
     LAYOUTS,
     MultiImageProcessor,
     add_special_tokens,
+    as_text,
     identifier,
     image_block,
     lay_out,
@@ -27,8 +30,9 @@ from vlm_utils.architecture.processor import (
 )
 
 __all__ = [
-    "IDENTIFIERS", "IDENTIFIER_PATTERN", "IGNORED", "IMAGE_TOKEN", "LAYOUTS",
-    "MultiImageProcessor", "MultiImageVLM", "MultiImageVLMConfig", "MultiImageVLMOutput",
-    "Projector", "add_special_tokens", "answer_loss", "count_parameters", "identifier",
-    "image_block", "join_parts", "join_pretrained", "lay_out", "merge_image_embeddings",
-    "merge_neighbours", "named_images", "special_tokens"]
+    "AutoMultiImageProcessor", "IDENTIFIERS", "IDENTIFIER_PATTERN", "IGNORED", "IMAGE_TOKEN",
+    "LAYOUTS", "MultiImageProcessor", "MultiImageVLM", "MultiImageVLMConfig", "MultiImageVLMOutput",
+    "Projector", "add_special_tokens", "answer_loss", "as_text",
+    "base_of_adapter",
+    "count_parameters", "identifier", "image_block", "join_parts", "join_pretrained", "lay_out",
+    "merge_adapter", "merge_image_embeddings", "merge_neighbours", "named_images", "special_tokens"]

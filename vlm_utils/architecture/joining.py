@@ -28,7 +28,7 @@ def join_pretrained(vision: str | Path, text: str | Path, max_images: int, merge
 
     settings: of MultiImageProcessor, as layout="prepended".
     """
-    tokenizer = AutoTokenizer.from_pretrained(text)
+    tokenizer = AutoTokenizer.from_pretrained(text, trust_remote_code=False)
     add_special_tokens(tokenizer, max_images)               # <image>, <image_1>, <image_2>, ...
     vision_encoder = ViTModel.from_pretrained(vision, add_pooling_layer=False)
     language_model = LlamaForCausalLM.from_pretrained(text, dtype="float32")

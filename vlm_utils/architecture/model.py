@@ -86,8 +86,8 @@ def merge_image_embeddings(token_embeddings: Tensor, image_embeddings: Tensor,
 
 @dataclass
 class MultiImageVLMOutput(ModelOutput):
-    """loss: scalar, with labels only. logits: (batch, length, vocabulary) without labels, else
-    (answer_tokens, vocabulary): only the positions whose prediction the loss reads."""
+    """loss: scalar, with labels only. logits: (batch, length, vocabulary); in training with labels
+    only (answer_tokens, vocabulary), the positions whose prediction the loss reads."""
 
     loss: Tensor | None = None
     logits: Tensor | None = None
@@ -105,10 +105,12 @@ class MultiImageVLM(PretrainedVLM):
     def __init__(self, config: MultiImageVLMConfig):
         super().__init__(config)
         # Without its pooler: nothing reads it, so its weights would be dead weight in each file.
-        self.vision_encoder = AutoModel.from_config(config.vision_config, add_pooling_layer=False)
+        self.vision_encoder = AutoModel.from_config(
+            config.vision_config, add_pooling_layer=False, trust_remote_code=False)
         self.projector = Projector(config.vision_config.hidden_size,
                                    config.text_config.hidden_size, config.merge_factor)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = AutoModelForCausalLM.from_config(
+            config.text_config, trust_remote_code=False)
         self.post_init()
 
     def encode_images(self, pixel_values: Tensor) -> Tensor:
@@ -144,7 +146,7 @@ class MultiImageVLM(PretrainedVLM):
         """Predict the next token at each position; with labels, the mean loss of the answers.
 
         input_ids, attention_mask, labels: (batch, length). num_items_in_batch, loss_weights: see
-        answer_loss.
+        answer_loss. In training with labels, only the logits of the answers are computed.
         """
         if inputs_embeds is None:
             inputs_embeds = self.embed(input_ids, pixel_values, image_features)
@@ -155,6 +157,8 @@ class MultiImageVLM(PretrainedVLM):
             return MultiImageVLMOutput(
                 logits=head(states), past_key_values=outputs.get("past_key_values"))
         loss, logits = answer_loss(head, states, labels, loss_weights, num_items_in_batch)
+        if not self.training:   # whoever evaluates lays them beside the labels, place by place
+            logits = head(states)                                       # (batch, length, vocab)
         return MultiImageVLMOutput(loss=loss, logits=logits)
 
     @torch.no_grad()

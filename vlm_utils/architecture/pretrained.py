@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from vlm_utils.architecture.config import MultiImageVLMConfig
 
@@ -12,7 +14,7 @@ class PretrainedVLM(PreTrainedModel):
     """A model made of vision_encoder, projector and language_model, as transformers knows models.
 
     What it says of itself here, and where its embeddings are, is all that save_pretrained,
-    from_pretrained, gradient_checkpointing_enable, accelerate and peft need.
+    from_pretrained, gradient_checkpointing_enable, accelerate, peft and pipeline need.
     """
 
     config_class = MultiImageVLMConfig
@@ -46,3 +48,40 @@ class PretrainedVLM(PreTrainedModel):
         """The course trains the projector and the language model only."""
         self.vision_encoder.requires_grad_(False)
         return self
+
+    def save_pretrained(self, save_directory: str | Path, **options) -> None:
+        """As any model of transformers. Whether the vision encoder is frozen is saved with it."""
+        self.config.encoder_trains = any(p.requires_grad for p in self.vision_encoder.parameters())
+        super().save_pretrained(save_directory, **options)
+
+    @classmethod
+    def from_pretrained(cls, *arguments, **options):
+        """As any model of transformers. The vision encoder is frozen, unless it was not when the
+        model was saved."""
+        loaded = super().from_pretrained(*arguments, **options)
+        model = loaded[0] if options.get("output_loading_info") else loaded
+        model.vision_encoder.requires_grad_(model.config.encoder_trains)
+        return loaded
+
+    @classmethod
+    def can_generate(cls) -> bool:
+        """It has a `generate` of its own, which hands embeddings to the language model's."""
+        return True
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """That of the language model, which generates."""
+        return self.language_model.generation_config
+
+    @generation_config.setter
+    def generation_config(self, value: GenerationConfig) -> None:
+        if hasattr(self, "language_model"):     # transformers makes one before there are any parts
+            self.language_model.generation_config = value
+
+    def adjust_generation_fn(self, generation_config: GenerationConfig | None, from_auto_class,
+                             from_pipeline, folder: str | Path, **options) -> None:
+        """from_pretrained calls this: take the generation_config.json that was saved, if any."""
+        if generation_config is None and Path(folder, "generation_config.json").is_file():
+            generation_config = GenerationConfig.from_pretrained(folder)
+        if generation_config is not None:
+            self.generation_config = generation_config

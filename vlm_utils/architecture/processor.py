@@ -3,6 +3,10 @@
 The prompt holds `<image>` where an image goes and `<image_k>` where the text names image k.
 After TEOChat (Irvin et al. 2024), each image's tokens are followed by its identifier:
 `[image 1 tokens] <image_1> [image 2 tokens] <image_2> What changed?`
+
+These two are commands; every other special token of the tokenizer (its end of text, its padding)
+that stands in a prompt or an answer is read as the text that it is. A caption may hold commands
+too: `as_text` takes their force where captions enter.
 """
 
 from __future__ import annotations
@@ -14,12 +18,15 @@ from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
+from transformers import AutoTokenizer, ViTImageProcessorPil
 
 IMAGE_TOKEN = "<image>"
 LAYOUTS = ("interleaved", "prepended")
 IDENTIFIERS = ("after", "before", "none")
 _FILE = "multi_image_processor.json"
 IDENTIFIER_PATTERN = re.compile(r"<image_(\d+)>")
+_COMMAND = re.compile(r"<(image(?:_\d+)?>)")
+_WORD_JOINER = "\u2060"             # takes no room and shows nothing
 
 
 def identifier(k: int) -> str:
@@ -30,6 +37,16 @@ def identifier(k: int) -> str:
 def named_images(text: str) -> list[int]:
     """The numbers of the images that a text names: [2, 1] of "<image_2> or <image_1>"."""
     return [int(k) for k in IDENTIFIER_PATTERN.findall(text)]
+
+
+def as_text(text: str) -> str:
+    """A text of which nothing is obeyed: `<image>` and `<image_2>` in it are no commands.
+
+    A word joiner, which shows nothing, comes after their "<": the text looks the same, and without
+    its word joiners it is the same. A caption goes through this before it becomes part of a prompt
+    or an answer that holds commands.
+    """
+    return _COMMAND.sub(rf"<{_WORD_JOINER}\1", text)
 
 
 def special_tokens(max_images: int) -> list[str]:
@@ -78,6 +95,12 @@ class MultiImageProcessor:
             raise ValueError(f"the tokenizer lacks {missing}: add them with "
                              "tokenizer.add_special_tokens and resize the embeddings")
         self.tokenizer, self.image_processor = tokenizer, image_processor
+        commands = special_tokens(max_images)
+        special = {token.content for token in tokenizer.added_tokens_decoder.values()
+                   if token.special}
+        self._obeyed = {"prompt": commands, "answer": commands[1:]}
+        self._as_text = {kind: special.difference(obeyed)
+                         for kind, obeyed in self._obeyed.items()}
         self.tokens_per_image, self.max_images = tokens_per_image, max_images
         self.layout, self.identifiers, self.max_length = layout, identifiers, max_length
 
@@ -103,33 +126,46 @@ class MultiImageProcessor:
 
     def encode_prompt(self, prompt: str, num_images: int) -> list[int]:
         """Token ids of the laid out prompt, closed by a line break."""
-        return self.tokenizer(self.lay_out(prompt, num_images) + "\n",
-                              add_special_tokens=False)["input_ids"]
+        return self._tokenise(self.lay_out(prompt, num_images) + "\n", "prompt")
 
     def encode_answer(self, answer: str) -> list[int]:
         """Token ids of the answer and the end-of-sequence token.
 
         Tokenised apart from the prompt: joined, the last letters of one and the first of the
         other could fuse into a token, and generation would start from a prompt never trained.
+        An answer may name images; `<image>` in it is text.
         """
-        ids = self.tokenizer(answer, add_special_tokens=False)["input_ids"]
-        return ids + [self.tokenizer.eos_token_id]
+        return self._tokenise(answer, "answer") + [self.tokenizer.eos_token_id]
 
-    def check_length(self, length: int) -> None:
-        """Raise ValueError where a sample is longer than the model can hold: nothing is cut."""
-        if length > self.max_length:
-            raise ValueError(f"the sample is {length} tokens long, {length - self.max_length} "
-                             f"more than the {self.max_length} the model can hold: use fewer "
-                             "images or fewer tokens per image")
+    def check_length(self, length: int, num_images: int = 0) -> None:
+        """Raise ValueError if a sample is longer than the model can hold: nothing is cut."""
+        if length <= self.max_length:
+            return
+        of_images = num_images * (self.tokens_per_image + (self.identifiers != "none"))
+        advice = ("use fewer images or fewer tokens per image" if 2 * of_images > self.max_length
+                  else "shorten its text")
+        raise ValueError(f"the sample is {length} tokens long, {length - self.max_length} more "
+                         f"than the {self.max_length} the model can hold; {of_images} of them are "
+                         f"those of its {num_images} images: {advice}")
 
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """PIL images of any mode and size -> (num_images, 3, height, width), normalised."""
+        """PIL images of 8 bits and any size -> (num_images, 3, height, width), normalised.
+
+        Raises ValueError for what is not an image, and for 16-bit and float images: which of their
+        values are black and white is decided where they are read.
+        """
         if not images:
             raise ValueError("no image was given")
         for position, image in enumerate(images, start=1):
             if not isinstance(image, Image.Image):
                 raise ValueError(f"image {position} is a {type(image).__name__}, not a PIL "
-                                 "image: open files with vlm_utils.images.open_image")
+                                 "image: open files with vlm_utils.sources.images.open_image")
+            if image.mode.startswith("I") or image.mode == "F":
+                raise ValueError(f"image {position} has more than 8 bits a pixel (mode "
+                                 f"{image.mode}) and would turn white or black: scale it first, "
+                                 "with vlm_utils.sources.images.as_rgb")
+            if not all(image.size):
+                raise ValueError(f"image {position} is {image.width} x {image.height} pixels")
         rgb = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
         return self.image_processor(rgb, return_tensors="pt")["pixel_values"]
 
@@ -162,11 +198,28 @@ class MultiImageProcessor:
     @classmethod
     def from_pretrained(cls, folder: str | Path, **changes) -> MultiImageProcessor:
         """Read what save_pretrained wrote. changes: settings to use instead of the saved ones."""
-        from transformers import AutoTokenizer, ViTImageProcessorPil
         folder = Path(folder)
         settings = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        return cls(AutoTokenizer.from_pretrained(folder),
+        return cls(AutoTokenizer.from_pretrained(folder, trust_remote_code=False),
                    ViTImageProcessorPil.from_pretrained(folder), **(settings | changes))
+
+    def _tokenise(self, text: str, kind: str) -> list[int]:
+        """Token ids of a text in which only the commands of its kind are obeyed."""
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"the {kind} holds half of a character (a lone surrogate, "
+                             f"{text[error.start]!r}): write it again") from error
+        if not any(token in text for token in self._as_text[kind]):     # nearly always
+            return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        obeyed, ids = self._obeyed[kind], []
+        for piece in re.split(f"({'|'.join(map(re.escape, obeyed))})", text):
+            if piece in obeyed:
+                ids.append(self.tokenizer.convert_tokens_to_ids(piece))
+            elif piece:
+                ids += self.tokenizer(piece, add_special_tokens=False,
+                                      split_special_tokens=True)["input_ids"]
+        return ids
 
 
 def add_special_tokens(tokenizer, max_images: int) -> int:

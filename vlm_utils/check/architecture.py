@@ -20,7 +20,11 @@ def interleave(student: Callable) -> None:
     nested = prompt
     for block in blocks:
         nested = nested.replace("<image>", block, 1)
-    expect(call(student, inputs), _joined(pieces, blocks), inputs, [
+    result = call(student, inputs)
+    if isinstance(result, list | tuple):
+        raise Mistake("these are pieces: join them into one text", inputs, result,
+                      _joined(pieces, blocks))
+    expect(result, _joined(pieces, blocks), inputs, [
         (nested, "block 2 went into block 1: a block holds <image> itself, so replacing one "
                  "after the other finds the wrong place; split the prompt first"),
         ("".join(blocks) + "".join(pieces),
@@ -29,9 +33,11 @@ def interleave(student: Callable) -> None:
                                            "for the next image"),
         (_joined(pieces, blocks[::-1]), "the blocks are in the wrong order"),
         (_joined(pieces[:2] + [""], blocks),
-         "the text after the last image is lost: there is one piece of text more than images"),
+         "the text after the last image is lost: there is one more piece of text than images"),
         ("".join(b + p for b, p in zip(blocks, pieces[1:], strict=True)),
-         "the text before the first image is lost: there is one piece of text more than images")])
+         "the text before the first image is lost: there is one more piece of text than images"),
+        (prompt, "the prompt is as it was: .replace does not change a text, it returns a new one"),
+        ("".join(pieces), "the <image> are gone and no block is in their place")])
     inputs = {"prompt": "<image><image>What changed?", "blocks": blocks}
     result = call(student, inputs)
     merged = re.split("(?:<image>)+", inputs["prompt"])
@@ -40,8 +46,8 @@ def interleave(student: Callable) -> None:
          "two images side by side were taken for one: adjacent <image> count each")])
     inputs = {"prompt": "<image>" * 4 + "What changed?", "blocks": [*blocks, "<image><image_3>"]}
     expect_error(student, inputs, says=[4, 3], message=(
-        "a missing image goes unnoticed: raise a ValueError where the prompt has another number "
-        "of <image> than there are blocks"))
+        "a missing image goes unnoticed: raise a ValueError if the number of <image> in the "
+        "prompt is not the number of blocks"))
 
 
 @exercise
@@ -61,22 +67,23 @@ def merge_images(student: Callable) -> None:
         out[1, :len(row_1)] = flat[row_1]
         return out
 
-    woven = words.clone()
+    woven, means = words.clone(), words.clone()
     woven[ids == 9] = images.transpose(0, 1).reshape(-1, 2)
-    means = words.clone()
     means[ids == 9] = images.mean(dim=1).repeat_interleave(2, dim=0)
     expect(call(student, inputs), filled([0, 1], [2, 3, 4, 5]), inputs, [
-        (words, "no placeholder was replaced: the words came back as they were"),
+        (words, "no placeholder was replaced: the words are returned as they were"),
         (filled([0, 1], [0, 1, 2, 3]),
          "the second sample starts again with image 1: the stack goes on from sample to sample"),
         (filled([0, 1], [2, 3]),
          "adjacent placeholders were merged: two images side by side are four placeholders in a "
          "row, not one image"),
+        (filled([0, 1], []), "only the first sample got its images: go through all rows"),
         (filled([0, 0], [2, 2, 4, 4]), "all tokens of an image got its first vector"),
         (filled([1, 1], [3, 3, 5, 5]), "all tokens of an image got its last vector"),
         (means, "all tokens of an image got one mean vector: each token has its own"),
         (woven, "the images are woven into each other: all tokens of image 1 come before those "
                 "of image 2")])
+    _expect_gradients(student, inputs)
     few = inputs | {"image_embeddings": images[:2]}
     expect_error(student, few, says=[6, 4], message=(
         "an image too few goes unnoticed: raise a ValueError that says how many placeholder "
@@ -87,22 +94,43 @@ def merge_images(student: Callable) -> None:
         "tokens there are (6) and how many image tokens (8)"))
 
 
+def _expect_gradients(student: Callable, inputs: dict) -> None:
+    """The result must remember what it was made of: else projector and words never learn."""
+    names = ["word_embeddings", "image_embeddings"]
+    leaves = {name: inputs[name].clone().requires_grad_() for name in names}
+    results = {name: leaf * 1.0 for name, leaf in leaves.items()}   # as layers return them
+    result = call(student, inputs | results, may_change=names)
+    if result.requires_grad:
+        result.sum().backward()
+    for name in reversed(names):
+        if leaves[name].grad is None or not leaves[name].grad.any():
+            raise Mistake(f"the values are right, and no gradient reaches {name}: what makes "
+                          "them would never learn, so do without .detach(), .data and NumPy",
+                          inputs, f"requires_grad = {result.requires_grad}")
+
+
 @exercise
 def images_that_fit(student: Callable) -> None:
     """How many images the context holds beside the text."""
     inputs = {"positions": 8192, "image_size": 224, "patch_size": 16, "merge_factor": 2,
               "text_tokens": 110}
     room = 8192 - 110
-    result = call(student, inputs)
-    expect(result, room // 50, inputs, [
+    class_token = ("the class token was counted: it is left out before the patches are merged, "
+                   "so an image takes its merged patches and one identifier")
+    expect(call(student, inputs), room // 50, inputs, [
         (room // 49, "the identifier was forgotten: each image takes one token more"),
+        (room // 51, class_token),
         (8192 // 50, "the text was forgotten: it takes positions too"),
+        (8192 // 160, "the text was counted once for each image: it stands in the prompt once"),
         (room // 99, "merging folds a square of factor x factor patches: divide by the factor "
                      "squared"),
         (room // 197, "the merging was forgotten: several patches become one token"),
         (room // 4, "the patches form a square: a side of 14 patches makes 14 x 14"),
         (room / 50, "a part of an image does not fit: give a whole number (//)"),
         (room // 50 + 1, "that is one image too many: round down, a part does not fit")])
+    inputs = {"positions": 512, "image_size": 64, "patch_size": 16, "merge_factor": 1,
+              "text_tokens": 100}
+    expect(call(student, inputs), 412 // 17, inputs, [(412 // 18, class_token)])
     inputs = {"positions": 20, "image_size": 32, "patch_size": 16, "merge_factor": 2,
               "text_tokens": 30}
     result = call(student, inputs)

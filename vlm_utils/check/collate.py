@@ -28,7 +28,9 @@ def collate_samples(student: Callable) -> None:
         (on_left, "training was padded on the left: that is for generation; here the padding "
                   "follows the answer"),
         (torch.where(real == 1, ids, 0), "the gaps were filled with 0: that is a token like any "
-                                         "other, so use pad_token_id")])
+                                         "other, so use pad_token_id"),
+        (torch.where(real == 1, ids, -100), "the gaps of input_ids were filled with -100: that "
+                                            "is for the labels, and no word has this number")])
     _expect_mask(batch["attention_mask"], real, ids, inputs)
     learnt = torch.tensor([[0, 0, 1, 1, 0, 0, 0], [0, 0, 0, 0, 1, 1, 1]]) == 1
     expect(batch["labels"], torch.where(learnt, ids, -100), inputs, [
@@ -95,7 +97,8 @@ def _expect_length(result: torch.Tensor, longest: int, inputs: dict) -> None:
 
 
 def _expect_mask(result: torch.Tensor, real: torch.Tensor, ids: torch.Tensor, inputs: dict) -> None:
-    expect(result, real, inputs, [
+    # Models take a mask of numbers or of True and False: of floats, the values count.
+    expect(result.long(), real, inputs, [
         (ids != PAD, "the end token is not attended, because it is also the padding token: make "
                      "the mask from the lengths, not from the ids"),
         (torch.ones_like(ids), "the padding is attended: the mask is 0 there"),
@@ -109,9 +112,11 @@ def split_images(student: Callable) -> None:
     images = torch.tensor([[1.0], [2.0], [3.0], [4.0]])
     ids = torch.tensor([[9, 9, 5, 6, 0, 0, 0], [9, 9, 9, 9, 5, 9, 9]])
     inputs = {"images": images, "input_ids": ids, "image_token_id": 9, "tokens_per_image": 2}
-    result = call(student, inputs)
-    expect([c.tolist() if hasattr(c, "tolist") else c for c in result],
-           [images[:1].tolist(), images[1:].tolist()], inputs, [
+    result = call(student, inputs, advice={RuntimeError: (
+        "The numbers of images must add up to the stack: count the placeholders of each row "
+        "(dim=1) and divide by tokens_per_image.")})
+    items = [item.tolist() if hasattr(item, "tolist") else item for item in result]
+    expect(items, [images[:1].tolist(), images[1:].tolist()], inputs, [
         ([images[:2].tolist(), images[2:].tolist()],
          "every sample got the same number of images, or one for each placeholder: count the "
          "placeholders of each row and divide by tokens_per_image"),
@@ -119,7 +124,12 @@ def split_images(student: Callable) -> None:
          "adjacent placeholders were merged: two images side by side were counted as one"),
         ([images[:1].tolist(), images[:3].tolist()],
          "each sample starts again with the first image: go on where the last one ended"),
-        ([images[3:].tolist(), images[:3].tolist()], "the samples are in the wrong order")])
+        ([images[3:].tolist(), images[:3].tolist()], "the samples are in the wrong order"),
+        ([images[0].tolist(), images[1:].tolist()],
+         "a sample with one image lost its first dimension: a slice of one, images[0:1], keeps "
+         "it, images[0] does not"),
+        ([images[:1].tolist()], "the last sample is missing: its images are left in the stack"),
+        ([1, 3], "these are the numbers of images: give each sample the images themselves")])
 
 
 @exercise
@@ -129,9 +139,9 @@ def wasted_tokens(student: Callable) -> None:
     inputs = {"lengths": lengths, "batch_size": 3}
     in_order = sorted(lengths)
 
-    def waste(rows: list[int], size: int = 3) -> int:
+    def waste(rows: list[int], size: int = 3, pad_to: Callable = max) -> int:
         batches = [rows[i:i + size] for i in range(0, len(rows), size)]
-        return sum(max(b) * len(b) - sum(b) for b in batches)
+        return sum(pad_to(b) * len(b) - sum(b) for b in batches)
 
     right = waste(lengths)
     padded = right + sum(lengths)
@@ -139,8 +149,14 @@ def wasted_tokens(student: Callable) -> None:
         (max(lengths) * len(lengths) - sum(lengths),
          "all batches were padded to the longest sample of all: each is padded to its own"),
         (waste(lengths[:6]), "the last, smaller batch was left out"),
+        (waste(lengths[6:]), "only the last batch was counted: add up over all batches"),
+        (waste(lengths[:3]), "only the first batch was counted: a return inside the loop ends it"),
         (right + 7, "the last batch was counted as if it were full: it has two rows only"),
         (waste(in_order), "the samples were sorted first: take them in the order given"),
+        (waste(lengths, pad_to=lambda b: b[0]),
+         "each batch was padded to its first sample: the longest decides"),
+        (waste(lengths, pad_to=lambda b: max(b) / len(b)),
+         "the longest of a batch was counted once: each of its rows is padded to it"),
         (waste(lengths, 2), "the batches have the wrong size"),
         (sum(lengths), "these are the tokens that are used: count the padding"),
         (padded, "these are all tokens: subtract those that are not padding"),

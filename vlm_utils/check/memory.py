@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from vlm_utils.check.report import Mistake, call, exercise, expect
-from vlm_utils.memory import MEGABYTE, is_freed
+from vlm_utils.memory import MEGABYTE, MemoryReport, is_freed
 
 
 @exercise
@@ -34,9 +34,12 @@ def predict_scores(student: Callable) -> list[str]:
     expect(result, measured, inputs, [
         (ways(row), "the length is not squared: every token has a score for every other token"),
         (ways(lambda n: row(n) ** 2, batch * heads),
-         "these are numbers, not bytes: a float32 takes four"),
+         "these are scores, not bytes: a float32 takes four"),
         (ways(lambda n: row(n) ** 2, 2 * batch * heads),
          "a float32 takes four bytes, not two"),
+        (ways(lambda n: row(n) * (row(n) + 1) / 2),
+         "only half of the scores were counted: those that the causal mask hides are computed and "
+         "stored too"),
         (ways(lambda n: row(n) ** 2, 4 * batch), "the heads were forgotten: each has its scores"),
         (ways(lambda n: row(n) ** 2, 4 * heads), "the batch was forgotten: each sample has its "
                                                  "scores"),
@@ -60,7 +63,7 @@ def _scores(length: int, batch: int, heads: int) -> int:
 
 
 class _Work:
-    """Returns a tensor of 2 MB and grows the process by 48 MB that are no tensor."""
+    """Returns a tensor of 2 MB and grows the process by 48 MB that are not a tensor."""
 
     def __init__(self):
         self.arrays: list[np.ndarray] = []
@@ -75,12 +78,18 @@ class _Work:
 def measure_tensors(student: Callable) -> None:
     """What a piece of work adds in tensors, no more and no less."""
     gc.collect()  # garbage that goes while the student measures would be counted against the work
-    work = _Work()
+    work, other = _Work(), torch.ones(7 * MEGABYTE // 4)    # other: not the work's
     result = call(student, {"work": work}, may_change=["work"])
+    del other
     inputs = {"work": "a function that returns a tensor of 2 MB, and keeps an array of 48 MB "
-                      "that is no tensor"}
+                      "that is not a tensor"}
     if not work.arrays:
         raise Mistake("work was never called: work() calls it", inputs, result, 2.0)
+    if len(work.arrays) > 1:
+        raise Mistake(f"work was called {len(work.arrays)} times: call it once and keep its "
+                      "result", inputs, result, 2.0)
+    if isinstance(result, MemoryReport):
+        raise Mistake("that is a whole report: take its field tensors", inputs, result, 2.0)
     result = float(result)
     if abs(result - 2) < 0.05:
         return
@@ -92,7 +101,7 @@ def measure_tensors(student: Callable) -> None:
     elif abs(result - 2 * MEGABYTE) < 0.05 * MEGABYTE:
         message = "these are bytes: give MB"
     elif 40 < result < 60:
-        message = ("this is the process, which also holds what is no tensor: take the field "
+        message = ("this is the process, which also holds what is not a tensor: take the field "
                    "tensors of the report")
     else:
         message = ("this is not what work has added: subtract the tensors that were alive before")
@@ -116,10 +125,17 @@ def train_and_fail_again(references: list) -> None:
         raise ValueError("the step failed") from error
 
 
+def train_and_fail_twice(references: list) -> None:
+    try:
+        train_and_fail(references)
+    except RuntimeError:
+        return {}["last checkpoint"]             # fails as well
+
+
 @exercise
 def forget_error(student: Callable) -> None:
     """Afterwards the model is gone, and the error can still be read."""
-    for failing in (train_and_fail, train_and_fail_again):
+    for failing in (train_and_fail, train_and_fail_again, train_and_fail_twice):
         references: list[weakref.ref] = []
         error = _failure(failing, references)
         said = str(error)
@@ -142,10 +158,13 @@ def _failure(failing: Callable, references: list) -> Exception:
 
 
 def _holder(error: Exception) -> str:
-    """Why the model still lives: which error's traceback still has its frames."""
-    if error.__traceback__ is not None and error.__cause__ is None:
+    """Why the model still lives: by the error's own traceback, or by that of the one before."""
+    if (error.__cause__ or error.__context__) is None:
         return ("the error still has its traceback, and that holds the frame with the model: del "
                 "removes your name for the error, not the caller's, and collecting frees nothing "
                 "that can still be reached")
-    return ("the error has a cause with a traceback of its own, and that still holds the model: "
-            "follow __cause__ and __context__")
+    if error.__cause__ is not None:
+        return ("the error has a cause with a traceback of its own, and that still holds the "
+                "model: follow __cause__ and __context__")
+    return ("the error was raised while another one was handled: that one is its __context__, and "
+            "its traceback still holds the model")

@@ -1,21 +1,27 @@
 """What all checks share: call a student's function, compare, and say what is wrong.
 
-A checker raises Mistake; `exercise` turns it into a check, which prints and never raises.
+A checker raises Mistake; `exercise` turns it into a check, which prints and never raises. What is
+said of a result that no known mistake explains is in `differences`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import linecache
 import pprint
+import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 
+from vlm_utils.check.differences import difference, same, wrong_kind
+
+PASSED, NOT_ATTEMPTED, NOT_YET = "passed", "not attempted yet", "not yet"
 _ABSENT = object()
 _LONGEST = 4000  # characters of one value
 
@@ -24,8 +30,18 @@ class NotAttempted(Exception):
     """The student's function is still the stub."""
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """What a check says of an attempt. status: PASSED, NOT_ATTEMPTED or NOT_YET. text: all that
+    the check prints. summary: the mistake in one line, empty if there is none."""
+
+    status: str
+    text: str
+    summary: str = ""
+
+
 class Mistake(Exception):
-    """What is wrong, in a sentence, and the case that shows it: input, what result, what should."""
+    """What is wrong, in a sentence, and the case that shows it: input, result, expected result."""
 
     def __init__(self, message: str, inputs: dict | None = None, result=_ABSENT, expected=_ABSENT):
         super().__init__(message)
@@ -48,44 +64,72 @@ class Mistake(Exception):
 def exercise(checker: Callable) -> Callable:
     """Make a check of a checker: it prints "passed", what is wrong, or "not attempted yet".
 
-    What the checker returns, if anything, is printed under "passed".
+    What the checker returns, if anything, is printed under "passed". The check's `judge` returns
+    the same as a Verdict and prints nothing of its own.
     """
-    @functools.wraps(checker)
-    def check(student: Callable) -> None:
+    def judge(student: Callable) -> Verdict:
         try:
             details = checker(student)
         except NotAttempted:
-            print("not attempted yet")
+            return Verdict(NOT_ATTEMPTED, NOT_ATTEMPTED)
         except Mistake as mistake:
-            print(mistake.report())
-        except Exception as error:  # an answer so unlike the expected one that reading it failed
-            print(f"not yet: the result could not be read ({type(error).__name__}: {error}): "
-                  "compare it with the docstring of the stub")
-        else:
-            print("\n".join(["passed", *(details or [])]))
+            return Verdict(NOT_YET, mistake.report(), mistake.message.split("\n")[0])
+        except Exception as error:  # a result so unlike the expected one that reading it failed
+            summary = (f"the result could not be read ({type(error).__name__}: {error}): compare "
+                       "it with the docstring of the exercise")
+            return Verdict(NOT_YET, f"{NOT_YET}: {summary}", summary)
+        return Verdict(PASSED, "\n".join([PASSED, *(details or [])]))
+
+    @functools.wraps(checker)
+    def check(student: Callable) -> None:
+        print(judge(student).text)
+
+    check.judge = judge
     return check
 
 
-def call(student: Callable, inputs: dict, may_change: Iterable[str] = (), returns: bool = True):
-    """Call a student's function with copies of the inputs, in order; returns what result.
+class _Listener:
+    """Hands what is printed on to where it goes, and remembers whether anything was."""
 
-    may_change: inputs handed over as they are, since changing them is the point. Raises
-    NotAttempted, or Mistake for an exception, for None, and for an input that was changed.
+    def __init__(self, stream):
+        self.stream, self.heard = stream, False
+
+    def write(self, text: str) -> int:
+        self.heard = self.heard or bool(text.strip())
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+
+def call(student: Callable, inputs: dict, may_change: Iterable[str] = (), returns: bool = True,
+         advice: dict[type, str] | None = None):
+    """Call a student's function with copies of the inputs, in order; returns its result.
+
+    may_change: inputs handed over as they are, because changing them is the point. advice: what
+    is said besides if an error of this type is raised. Raises NotAttempted, or Mistake for an
+    exception, for None, and for an input that was changed.
     """
     given = {name: value if name in may_change else copy.deepcopy(value)
              for name, value in inputs.items()}
+    listener = _Listener(sys.stdout)
     try:
-        result = student(*given.values())
+        with contextlib.redirect_stdout(listener):
+            result = student(*given.values())
     except (Exception, SystemExit) as error:
-        if _is_stub(student, error):
+        if _is_stub(error):
             raise NotAttempted from None
-        raise Mistake(_told(student, error, inputs), inputs) from None
+        told = [_told(student, error, inputs), (advice or {}).get(type(error))]
+        raise Mistake("\n".join(filter(None, told)), inputs) from None
     changed = [name for name in inputs if not same(given[name], inputs[name])]
     if changed:
         raise Mistake(f"your function changes its input {changed[0]}: the caller may still need "
-                      "it, so work on a copy (a tensor has .clone())", inputs)
+                      "it, so work on a copy (a tensor has .clone(), a list .copy())", inputs)
+    if returns and result is None and listener.heard:
+        raise Mistake("your function prints and returns nothing (None): nobody can compute with "
+                      "what is only printed, so put return in place of print", inputs)
     if returns and result is None:
-        raise Mistake("nothing came back (None): end the function with return", inputs)
+        raise Mistake("your function returns nothing (None): end it with return", inputs)
     return result
 
 
@@ -95,11 +139,13 @@ def expect(result, expected, inputs: dict, mistakes: Sequence[tuple] = ()) -> No
     mistakes: (what a known wrong way gives on these inputs, a sentence that names it).
     """
     if same(result, expected):
+        if kind := wrong_kind(result, expected):
+            raise Mistake(kind, inputs, result, expected)
         return
     for wrong, message in mistakes:
         if same(result, wrong):
             raise Mistake(message, inputs, result, expected)
-    raise Mistake(_difference(result, expected), inputs, result, expected)
+    raise Mistake(difference(result, expected), inputs, result, expected)
 
 
 def expect_error(student: Callable, inputs: dict, says: Sequence[int], message: str) -> None:
@@ -118,43 +164,36 @@ def expect_error(student: Callable, inputs: dict, says: Sequence[int], message: 
             raised.append(error)
 
     result = call(recorded, inputs, returns=False)
-    wanted = "a ValueError whose message holds " + " and ".join(map(str, says))
+    numbers = " and ".join(map(str, says))
+    wanted = f"a ValueError whose message holds {numbers}"
     if not raised:
         raise Mistake(message, inputs, result, wanted)
-    told = f"{type(raised[0]).__name__}: {raised[0]}"
-    if not isinstance(raised[0], ValueError):
-        raise Mistake(f"{type(raised[0]).__name__} came by accident, and tells the reader little; "
-                      f"{wanted} was expected", inputs, told, wanted)
-    if not all(str(number) in str(raised[0]) for number in says):
+    error = raised[0]
+    told = f"{type(error).__name__}: {error}"
+    complete = all(str(number) in str(error) for number in says)
+    if not isinstance(error, ValueError):
+        raise Mistake(_wrong_error(error, complete, numbers), inputs, told, wanted)
+    if not complete:
         raise Mistake("the error does not say both numbers: with them, the reader sees at once "
                       "what is missing", inputs, told, wanted)
 
 
-def same(result, expected) -> bool:
-    """Equal in shape and, to a relative 1e-4, in values. Never raises, whatever result."""
-    try:
-        if result is expected:
-            return True
-        if isinstance(expected, torch.Tensor | np.ndarray):
-            result, expected = torch.as_tensor(result), torch.as_tensor(expected)
-            return result.shape == expected.shape and torch.allclose(
-                result.double(), expected.double(), rtol=1e-4, atol=1e-6)
-        if isinstance(expected, dict):
-            return result.keys() == expected.keys() and all(
-                same(result[key], expected[key]) for key in expected)
-        if isinstance(expected, list | tuple):
-            result = result.tolist() if hasattr(result, "tolist") else result
-            return not isinstance(result, str) and len(result) == len(expected) and all(
-                same(a, b) for a, b in zip(result, expected, strict=True))
-        if isinstance(expected, float):
-            return bool(abs(float(result) - expected) <= 1e-4 * max(1e-2, abs(expected)))
-        return bool(result == expected)
-    except Exception:
-        return False
+def _wrong_error(error: Exception, complete: bool, numbers: str) -> str:
+    """What to say of an error that is not a ValueError. complete: its message has the numbers."""
+    kind = type(error).__name__
+    if isinstance(error, AssertionError):
+        rest = "" if complete else f", with a message that holds {numbers}"
+        return ("an assert stops this, and asserts vanish when Python runs with -O (python -O): "
+                f"raise a ValueError instead{rest}")
+    if complete and _last_line(error).startswith("raise "):
+        return (f"the message is right and the type is not: raise a ValueError, not {kind}, as "
+                "the docstring promises, so that a caller knows what to catch")
+    return (f"{kind} was raised by accident, and it does not tell the reader what is wrong: look "
+            f"for the case yourself and raise a ValueError whose message holds {numbers}")
 
 
 def shown(value, indent: int = 0) -> str:
-    """A value as a student reads it: in full, unless something enormous result. Never raises."""
+    """A value as a student reads it: in full, unless it is enormous. Never raises."""
     try:
         if isinstance(value, torch.Tensor) and value.dim() < 3:
             text = f"{value.detach()}"      # without its gradient's name
@@ -186,29 +225,17 @@ def _indented(text: str) -> str:
     return textwrap.indent(text, "    ")
 
 
-def _difference(result, expected) -> str:
-    """What can be said of a result that no known mistake gives."""
-    if isinstance(expected, torch.Tensor) and isinstance(result, torch.Tensor):
-        if result.shape != expected.shape:
-            return (f"the shape is {tuple(result.shape)}, and {tuple(expected.shape)} "
-                    "was expected")
-        where = (~torch.isclose(result.double(), expected.double())).nonzero()[0].tolist()
-        return f"the values differ, first at position {where}"
-    kinds = type(result).__name__, type(expected).__name__
-    if isinstance(expected, list | tuple) and isinstance(result, list | tuple):
-        if len(result) != len(expected):
-            return f"{len(result)} items result, and {len(expected)} were expected"
-    elif kinds[0] != kinds[1] and not isinstance(result, int | float):
-        return f"a {kinds[0]} result, and a {kinds[1]} was expected"
-    return "the result differs from the expected one"
+def _last_line(error: BaseException) -> str:
+    """The line of source that raised an error; empty if nobody knows it."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return linecache.getline(last.filename, last.lineno).strip()
 
 
-def _is_stub(student: Callable, error: BaseException) -> bool:
+def _is_stub(error: BaseException) -> bool:
     """Is it the stub's own NotImplementedError? PyTorch raises it too, for missing kernels."""
     if not isinstance(error, NotImplementedError):
         return False
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    line = linecache.getline(last.filename, last.lineno)
+    line = _last_line(error)
     return not line or "raise NotImplementedError" in line
 
 

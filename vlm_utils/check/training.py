@@ -51,6 +51,8 @@ def decay_groups(student: Callable) -> None:
     def wrong(message: str) -> Mistake:
         return Mistake(message, inputs, found, expected)
 
+    if any(isinstance(parameter, str) for group in result for parameter in group["params"]):
+        raise wrong("these are names: an optimizer takes the parameters themselves")
     if any(name.startswith("encoder") for name in times):
         raise wrong("the frozen encoder is in a group: take parameters with requires_grad only")
     if "words.weight" in decayed and times["words.weight"] > 1:
@@ -69,6 +71,8 @@ def decay_groups(student: Callable) -> None:
         raise wrong(f"{', '.join(sorted(missing))} is in no group: it would never be trained")
     if decayed != {"layer.weight"}:
         raise wrong("layer.weight does not decay: it is a matrix")
+    if found.keys() != expected.keys():
+        raise wrong("the group decays by another number than weight_decay: use what is given")
     expect(found, expected, inputs)
 
 
@@ -85,9 +89,9 @@ def accumulate_gradients(student: Callable) -> None:
     ways = {
         "this is the mean of the batches' means: the single answer token of batch 1 weighs as "
         "much as all three of batch 2": [1 / (2 * n) for n in answers],
-        "these are the batches' means, summed: divide by the answer tokens of all batches":
+        "these are the batches' means, added up: divide by the answer tokens of all batches":
             [1 / n for n in answers],
-        "masked tokens were counted: labels of -100 are no answer tokens": [1 / 7] * 2,
+        "masked tokens were counted: labels of -100 are not answer tokens": [1 / 7] * 2,
         "the sum was divided by the number of batches: divide by the answer tokens of all "
         "batches": [1 / 2] * 2,
         "the sum was divided by nothing: divide by the answer tokens of all batches": [1, 1],
@@ -109,10 +113,13 @@ def accumulate_gradients(student: Callable) -> None:
     if isinstance(result, torch.Tensor) and result.requires_grad:
         raise Mistake("the loss still remembers its graph, and with it all activations: return "
                       "loss.item()", inputs, result, loss)
+    if result is None:
+        raise Mistake("the gradients are right, and no loss is returned: end with return", inputs,
+                      result, loss)
     expect(result, loss, inputs, [
         (_gradient(model, batches, weights)[1],
-         "the gradients are right, the loss that came back is not: sum up the very losses that "
-         "you call backward on") for weights in [*ways.values(), [1 / sum(answers), 0]]])
+         "the gradients are right, and the loss is not: add up the very losses that you call "
+         "backward on") for weights in [*ways.values(), [1 / sum(answers), 0]]])
 
 
 def _gradient(model: nn.Module, batches: list, weights: list[float]) -> tuple[torch.Tensor, float]:
@@ -145,8 +152,8 @@ def learning_rate(student: Callable) -> None:
     expected = schedule(lambda s: fall(rest(s)))
     expect(result, expected, inputs, [
         (schedule(lambda s: fall(s / steps)),
-         "the cosine begins before the warm-up ends: it runs over the steps that are left, so "
-         "the rate jumps down when the warm-up is over"),
+         "the rate jumps down when the warm-up is over: the cosine runs over the steps that are "
+         "left, not over all of them"),
         (schedule(lambda s: fall(s / steps), first=lambda s: fall(s / steps)),
          "there is no warm-up: the rate starts at its peak"),
         (schedule(lambda s: fall(rest(s)), first=lambda s: fall(rest(s))),
@@ -162,6 +169,14 @@ def learning_rate(student: Callable) -> None:
          "the angle is in degrees: math.cos takes radians, half a turn is math.pi"),
         (schedule(lambda s: fall(2 * rest(s))),
          "the rate rises again: half a turn (pi) is enough, not a whole one"),
+        (schedule(lambda s: math.cos(math.pi / 2 * rest(s))),
+         "that is a quarter of a cosine: it reaches 0, and it is steepest there; half a turn, "
+         "0.5 * (1 + cos), is level at both ends"),
+        (schedule(lambda s: fall(s / (steps - warmup))),
+         "the fall starts in the middle: count its steps from the end of the warm-up, "
+         "step - warmup_steps"),
+        (schedule(lambda s: fall((s - warmup) / (steps - warmup - 1))),
+         "the fall ends one step early: it takes steps - warmup_steps steps"),
         (schedule(lambda s: fall(rest(s)), first=lambda s: (s + 1) / warmup),
          "the warm-up is one step early: step 0 has the rate 0"),
         ({s: value / peak for s, value in expected.items()},

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import ast
+import copy
 import re
 from pathlib import Path
 
 import nbformat
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
 MARKER = re.compile(r"^# %load -s (\S+) (\S+)$")
-PROGRESS = re.compile(r"\d+%\||\d+ examples \[| examples/s|it/s\]")
+# A whole line as tqdm writes it: with a total, and without one.
+_TIME = r"(\d+:)+\d\d"
+_BAR = re.compile(
+    rf"(.*: ?)?\s*\d+%\|[^|]*\|\s*[\d.]+\w?/[\d.?]+\w?\s\[{_TIME}<({_TIME}|\?)(, .*)?\]\s*"
+    rf"|(.*: ?)?[\d.]+\w?\s?\w*\s\[{_TIME}, .*/\w+(, .*)?\]\s*")
 
 
 def lessons(folder: Path) -> list[Path]:
@@ -28,31 +34,111 @@ def choose(folder: Path, only: list[str] | None) -> list[Path]:
     """
     found = lessons(folder)
     for number in only or []:
-        if not any(path.name.startswith(number) for path in found):
+        if not number or not any(path.name.startswith(number) for path in found):
             raise ValueError(f"no lesson {number!r}: there are {[p.stem for p in found]}")
     return [path for path in found if not only or path.name.startswith(tuple(only))]
 
 
 def headline(notebook) -> str:
-    """What the cell tagged "headline" printed."""
+    """The last line that the cell tagged "headline" printed; not a warning, on stderr."""
     for cell in notebook.cells:
         if "headline" in cell.metadata.get("tags", []):
-            texts = [out.text for out in cell.get("outputs", []) if out.output_type == "stream"]
+            texts = [out.text for out in cell.get("outputs", [])
+                     if out.output_type == "stream" and out.name == "stdout"]
             return "".join(texts).strip().split("\n")[-1]
     return ""
 
 
-def to_html(notebook) -> str:
-    """The notebook as one HTML page; of the templates, "classic" keeps alternative text."""
-    from nbconvert import HTMLExporter
-    return HTMLExporter(template_name="classic").from_notebook_node(notebook)[0]
+def title(notebook) -> str:
+    """The text of the first heading, without marks; "" if there is none."""
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown" and (found := re.search(r"^#+\s+(.+?)\s*#*$", cell.source,
+                                                                re.M)):
+            return re.sub(r"[`*_]|\]\([^)]*\)|\[", "", found[1])
+    return ""
+
+
+def to_html(notebook, name: str = "Notebook") -> str:
+    """The notebook as one HTML page with the lesson's title, or else this name.
+
+    Of nbconvert's templates, "classic" keeps alternative text.
+    """
+    from nbconvert import HTMLExporter  # half a second that no test and no check need
+    resources = {"metadata": {"name": title(notebook) or name}}
+    return HTMLExporter(template_name="classic").from_notebook_node(notebook, resources)[0]
+
+
+def merge_streams(notebook) -> None:
+    """Join neighbouring pieces of one stream: where a kernel cuts them depends on the moment."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            merged = []
+            for out in cell.outputs:
+                before = merged[-1] if merged else {}
+                if out.output_type == "stream" == before.get("output_type") and (
+                        out.name == before.name):
+                    before.text += out.text
+                else:
+                    merged.append(out)
+            cell.outputs = merged
 
 
 def strip_progress(notebook) -> None:
-    """Take finished progress bars out of the outputs: stored, they would stand still at 0%."""
+    """Take out of the outputs what no file can show: finished bars, and widgets without a kernel.
+
+    Bars would stand still at 0%. Of a widget that brings a page of HTML as well, the page is kept.
+    """
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [out for out in cell.outputs if not is_progress(out)]
+            cell.outputs = without_progress(cell.outputs)
+            for out in cell.outputs:
+                if "text/html" in out.get("data", {}):
+                    out.data.pop(WIDGET, None)
+
+
+def without_progress(outputs: list) -> list:
+    """Copies of outputs without progress bars, which depend on the cache and on how fast it goes.
+
+    From stderr, lines that are a whole bar of tqdm go, and nothing else: a warning stays, also one
+    that holds "50%|".
+    """
+    kept = []
+    for out in copy.deepcopy(outputs):
+        if out.output_type == "stream" and out.name == "stderr":
+            parts = re.findall(r"[^\r\n]*[\r\n]*", out.text)
+            out.text = "".join(part for part in parts if part.strip("\r")
+                               and not _BAR.fullmatch(part.strip("\r\n")))
+            # tqdm moves the cursor about with these; alone, they show nothing.
+            if not re.sub(r"\s|\x1b\[A", "", out.text):
+                continue
+        data = out.get("data", {})
+        if WIDGET in data and _BAR.fullmatch(data.get("text/plain", "").strip()):
+            continue
+        kept.append(out)
+    return kept
+
+
+def is_progress_line(out) -> bool:
+    """Is an output the line of plots.progress? It stays in the file, and tells of one run only."""
+    return bool(out.get("metadata", {}).get("progress"))
+
+
+def comparable(outputs: list) -> list:
+    """What two runs of a cell must have in common: neither progress nor pixels.
+
+    The pixels of a figure differ by version of matplotlib; nbval leaves out PNGs for that reason,
+    and here the same pixels in an <img>, too.
+    """
+    kept = []
+    for out in without_progress(outputs):
+        if is_progress_line(out):
+            continue
+        if "image/png" in out.get("data", {}):
+            out.data = type(out.data)({"image/png": out.data["image/png"]})
+        elif 'src="data:image/' in str(out.get("data", {}).get("text/html", "")):
+            del out.data["text/html"]
+        kept.append(out)
+    return kept
 
 
 def fill_marked_cells(notebook, folder: Path) -> None:
@@ -74,7 +160,7 @@ def sync_lessons(folder: Path) -> int:
 def marked_source(source: str, folder: Path) -> str | None:
     """What a marked cell must hold: its marker and the named definitions; None if not marked.
 
-    Raises ValueError where the file has no such definition.
+    Raises ValueError if the file has no such definition.
     """
     first = source.split("\n", 1)[0]
     match = MARKER.match(first)
@@ -90,12 +176,3 @@ def marked_source(source: str, folder: Path) -> str | None:
         start = min([node.lineno] + [d.lineno for d in node.decorator_list])
         parts.append("\n".join(lines[start - 1:node.end_lineno]))
     return first + "\n" + "\n\n\n".join(parts)
-
-
-def is_progress(out) -> bool:
-    """Is an output a progress bar? These come and go with what is cached and how fast it goes."""
-    if out.output_type == "stream":
-        return out.name == "stderr" and bool(PROGRESS.search(out.text))
-    data = out.get("data", {})
-    return ("application/vnd.jupyter.widget-view+json" in data
-            and bool(PROGRESS.search(data.get("text/plain", ""))))

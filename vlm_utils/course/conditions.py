@@ -32,16 +32,18 @@ def stored_outputs_are_meant() -> bool:
     return profiles.get_profile().name == "tiny" and not os.environ.get("VLM_IMAGES")
 
 
-def network_note(config) -> str:
-    """Whether the lessons had a network, and whether outputs were compared."""
-    from vlm_utils import profiles
-    if config.option.lesson_network:
-        network = "The network was not cut off, as was asked."
+def check_note(network: bool) -> str:
+    """Whether the lessons of a check had a network, and whether outputs were compared.
+
+    network: they were meant to have one.
+    """
+    if network:
+        text = "The network was not cut off, as was asked."
     elif isolation():
-        network = "The network was cut off."
+        text = "The network was cut off."
     else:
-        network = "The network was not cut off: this system does not allow it."
+        text = "The network was not cut off: this system does not allow it."
     if stored_outputs_are_meant():
-        return network
-    return (f"{network} Stored outputs, which are the tiny profile's, were not compared "
+        return text
+    return (f"{text} Stored outputs, which are the tiny profile's, were not compared "
             f"(profile {profiles.get_profile().name}).")

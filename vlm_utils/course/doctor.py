@@ -1,23 +1,35 @@
 """`python -m vlm_utils doctor`: is everything here that the lessons need, and if not, what to do?
 
 One line for each thing looked at. "ok"; "note": the lessons run, but look; "MISSING": they do not.
+
+Any package may be missing or broken on the machine that is examined: at the top stands only what
+the standard library has, and each examination imports what it needs.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
 from vlm_utils import profiles
-from vlm_utils.course.prefetch import cache_folder, free_bytes
 from vlm_utils.profiles import REPOSITORY, Profile
-from vlm_utils.sources.hub import PREFETCH, damaged, in_cache, repositories
+from vlm_utils.sources.hub import (
+    PREFETCH,
+    cache_folder,
+    damaged,
+    free_bytes,
+    in_cache,
+    repositories,
+)
 
 PYTHON = (3, 10)
 GIGABYTE = 1_000_000_000
@@ -26,6 +38,22 @@ GIGABYTE = 1_000_000_000
 DISK = {"tiny": 3, "full": 15}
 MEMORY = {"tiny": 2.5, "full": 8}
 _INSTALL = "python -m pip install --constraint constraints.txt --editable '.[test]'"
+# What lessons and their checks import, by the name to import; in an order in which what others
+# stand on comes first, so that the one to blame is named first.
+_IMPORTED = ("numpy", "pandas", "pyarrow", "PIL", "scipy", "psutil", "matplotlib", "torch",
+             "safetensors", "tokenizers", "huggingface_hub", "datasets", "transformers",
+             "accelerate", "einops", "sacrebleu", "tqdm", "ipywidgets", "IPython", "ipykernel",
+             "jupyter_client", "nbformat", "nbclient", "nbconvert", "nbval")
+_IMPORT_ALL = """
+import importlib, json, sys
+for name in sys.argv[1:]:
+    print(json.dumps([name, "ends the process that imports it"]), flush=True)
+    try:
+        importlib.import_module(name)
+        print(json.dumps([name, ""]), flush=True)
+    except BaseException as error:
+        print(json.dumps([name, f"{type(error).__name__}: {error}"]), flush=True)
+"""
 
 
 @dataclass(frozen=True)
@@ -51,15 +79,33 @@ def findings(profile: Profile) -> Iterator[Finding]:
     """All of them, in the order in which they should be put right."""
     yield python()
     yield packages()
-    yield kernel()
-    yield device(profile)
-    yield memory(profile)
-    yield from write_access()
-    yield disk(profile)
-    yield embedded_files()
-    yield hub_cache()
+    broken = broken_imports()
+    yield imports(broken)
+
+    def look(name: str, needs: str, examination: Callable[..., Finding], *arguments) -> Finding:
+        """What an examination finds, or what kept it from looking."""
+        absent = [package for package in needs.split() if package in broken]
+        if absent:
+            return Finding(name, "note", f"not looked at, as {absent[0]} cannot be imported")
+        try:
+            return examination(*arguments)
+        except Exception as error:      # a broken installation raises what it likes
+            return Finding(name, "MISSING", f"cannot be examined ({type(error).__name__}: "
+                                            f"{error}); run: {_INSTALL}")
+
+    yield look("jupyter kernel", "jupyter_client", kernel)
+    yield look("device", "torch", device, profile)
+    yield look("memory", "psutil", memory, profile)
+    yield look("build folder", "", build_folder)
+    yield look("data sets' cache", "datasets", data_sets_cache)
+    yield look("disk", "", disk, profile)
+    yield look("embedded files", "pyarrow safetensors", embedded_files)
+    if os.environ.get("VLM_IMAGES"):
+        yield look("images", "PIL torch datasets transformers", own_images, profile)
+    yield look("hub's cache", "huggingface_hub", hub_cache)
     for repository in repositories(profiles.get_profile("full")):
-        yield hub_files(repository, needed=repository in repositories(profile))
+        yield look(repository.repo_id.split("/")[-1], "huggingface_hub pyarrow safetensors",
+                        hub_files, repository, repository in repositories(profile))
 
 
 def python(version: tuple = sys.version_info) -> Finding:
@@ -88,6 +134,34 @@ def packages() -> Finding:
         return Finding("packages", "note",
                        f"other versions than the tested ones: {shown}; run: {_INSTALL}")
     return Finding("packages", "ok", f"{len(pinned)} as in constraints.txt")
+
+
+def broken_imports(names: tuple[str, ...] = _IMPORTED) -> dict[str, str]:
+    """The packages that do not load, each with its error.
+
+    Asked in a process of its own, which a broken one may end: then another asks the rest.
+    """
+    broken: dict[str, str] = {}
+    waiting = list(names)
+    while waiting:
+        done = subprocess.run([sys.executable, "-c", _IMPORT_ALL, *waiting], check=False,
+                              capture_output=True, text=True, errors="replace")
+        told = dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+        broken |= {name: error for name, error in told.items() if error}
+        if not told:
+            return {"python": f"does not start: {done.stderr[-200:]}"}
+        waiting = waiting[len(told):]
+    return broken
+
+
+def imports(broken: dict[str, str]) -> Finding:
+    """Does each package that is installed also load?"""
+    if not broken:
+        return Finding("imports", "ok", f"{len(_IMPORTED)} packages load")
+    name, error = next(iter(broken.items()))
+    others = f" (and so are {', '.join(list(broken)[1:])})" if len(broken) > 1 else ""
+    return Finding("imports", "MISSING", f"{name} is broken: {error[:200]}{others}; run: "
+                                         f"{_INSTALL}")
 
 
 def kernel() -> Finding:
@@ -133,22 +207,28 @@ def memory(profile: Profile) -> Finding:
     return Finding("memory", "ok", text)
 
 
-def write_access() -> Iterator[Finding]:
-    """Where lessons write, and where the `datasets` library keeps what it has prepared."""
+def build_folder() -> Finding:
+    """Where lessons write."""
+    return _written_to("build folder", profiles.output_folder, "VLM_OUTPUT")
+
+
+def data_sets_cache() -> Finding:
+    """Where the `datasets` library keeps what it has prepared."""
     from datasets import config
-    for name, make, setting in (("build folder", profiles.output_folder, "VLM_OUTPUT"),
-                                ("data sets' cache", lambda: Path(config.HF_DATASETS_CACHE),
-                                 "HF_DATASETS_CACHE")):
-        try:
-            folder = make()
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            yield Finding(name, "MISSING", f"cannot write ({error}): set {setting} to a folder "
-                                           "that you may write to")
-        else:
-            yield Finding(name, "ok", f"{folder} can be written to")
+    return _written_to("data sets' cache", lambda: Path(config.HF_DATASETS_CACHE),
+                       "HF_DATASETS_CACHE")
+
+
+def _written_to(name: str, find: Callable[[], Path], setting: str) -> Finding:
+    try:
+        folder = find()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        return Finding(name, "MISSING", f"cannot write ({error}): set {setting} to a folder that "
+                                        "you may write to")
+    return Finding(name, "ok", f"{folder} can be written to")
 
 
 def disk(profile: Profile) -> Finding:
@@ -181,6 +261,23 @@ def embedded_files() -> Finding:
         names = ", ".join([*absent, *(f"{name} (damaged)" for name in broken)])
         return Finding("embedded files", "MISSING", f"{names}: clone the repository again")
     return Finding("embedded files", "ok", str(folder))
+
+
+def own_images(profile: Profile) -> Finding:
+    """The folder that VLM_IMAGES names, read as the lessons will read it."""
+    from vlm_utils.datasets import load_image_table
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            train, test = (load_image_table(profile, split) for split in ("train", "test"))
+        except (ValueError, OSError) as error:
+            return Finding("images", "MISSING", str(error))
+    said = "".join(f"; {warning.message}" for warning in caught)
+    if not train.truth.has_captions:
+        return Finding("images", "note", f"{len(train)} frames without captions: lessons show "
+                       f"them, and train and measure on the profile's own images{said}")
+    return Finding("images", "note" if said else "ok",
+                   f"{len(train)} captioned images to train on, {len(test)} to test on{said}")
 
 
 def hub_cache() -> Finding:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -11,14 +14,21 @@ from queue import Empty
 
 import psutil
 from jupyter_client.manager import KernelManager
-from nbval.kernel import NbvalKernelspecManager, RunningKernel
+from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager, RunningKernel
 
 from vlm_utils.course.conditions import isolation
+from vlm_utils.course.limits import START_SECONDS, Limit
+from vlm_utils.course.peak import PeakMemory
 
 POLL = 0.25                 # seconds between two looks at a kernel that is silent
-MEGABYTE = 1_000_000
-_GPU_PEAK = ("(lambda torch: torch.cuda.max_memory_reserved() if torch is not None and "
-             "torch.cuda.is_initialized() else 0)(__import__('sys').modules.get('torch'))")
+GRACE = 1.0                 # seconds that threads get to end with the cell that has started them
+# Processes that multiprocessing keeps for as long as Python runs.
+_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
+_GUARD = "lesson_guard"     # the name in the kernel's sys.modules
+_INSTALL = """exec(compile({source!r}, "{name}", "exec"), vars(__import__("sys").modules.setdefault(
+    "{name}", type(__import__("sys"))("{name}"))))
+__import__("sys").modules["{name}"].install(get_ipython())"""
+_REPORT = f'__import__("sys").modules["{_GUARD}"].report(grace={{grace}}, final={{final}})'
 
 
 class KernelDied(Exception):
@@ -35,10 +45,14 @@ class LessonKernelManager(KernelManager):
 
 
 class WatchedKernel(RunningKernel):
-    """nbval's kernel; waiting for a message ends when the kernel does, and memory is watched."""
+    """nbval's kernel; waiting for a message ends when the kernel does, and memory is watched.
 
-    def __init__(self, kernel_name: str, cwd: str, startup_timeout: float, offline: bool):
-        self.reply: dict = {}
+    kernel_name: by default, this Python's own. offline: without a network, where the system allows
+    it. limit: what a cell may take; its scale stretches the time that the start may take.
+    """
+
+    def __init__(self, cwd: str, limit: Limit, kernel_name: str = CURRENT_ENV_KERNEL_NAME,
+                 offline: bool = False, startup_timeout: float = START_SECONDS):
         self.folder = Path(tempfile.mkdtemp(prefix="lesson-"))
         self.km = LessonKernelManager(
             kernel_name=kernel_name, kernel_spec_manager=NbvalKernelspecManager())
@@ -48,32 +62,37 @@ class WatchedKernel(RunningKernel):
             self.km.connection_file = str(self.folder / "kernel.json")
         self.errors = self.folder / "stderr"
         try:
-            self._start(cwd, startup_timeout)
+            self._start(cwd, startup_timeout * limit.scale)
         except Exception:
             self.stop()
             raise
 
     def _start(self, cwd: str, timeout: float) -> None:
         with self.errors.open("wb") as errors:
-            self.km.start_kernel(cwd=cwd, stderr=errors)
+            # Neither the user's history nor his log is a place for what lessons do.
+            self.km.start_kernel(cwd=cwd, stderr=errors, extra_arguments=[
+                "--HistoryManager.hist_file=:memory:", "--log-level=40"])
         self.memory = PeakMemory(self.km.provisioner.pid)
         self.kc = self.km.client()
         self.kc.start_channels()
         self.kc.wait_for_ready(timeout=timeout)
         self._ensure_iopub_up()
+        source = (Path(__file__).parent / "guard.py").read_text(encoding="utf-8")
+        self.kc.execute(_INSTALL.format(source=source, name=_GUARD), silent=True, allow_stdin=False)
 
-    def execute_cell_input(self, cell_input, allow_stdin=None):
-        """As nbval's; the reply also brings the peak of the GPU's memory, in bytes."""
-        self.reply = {}
-        return self.kc.execute(cell_input, store_history=False, allow_stdin=allow_stdin,
-                               stop_on_error=False, user_expressions={"gpu": _GPU_PEAK})
+    def execute(self, code: str, final: bool = False) -> str:
+        """Send a cell; the id of its message. The reply brings the guard's report, unless the cell
+        raises an error. No code: for the report only."""
+        report = _REPORT.format(grace=GRACE if code else 0, final=final)
+        return self.kc.execute(code, silent=not code, store_history=bool(code), allow_stdin=False,
+                               stop_on_error=False, user_expressions={"guard": report})
 
     def get_message(self, stream, timeout=None):
         """The next message. Raises Empty after timeout seconds, KernelDied where none can come."""
         end = time.monotonic() + (float("inf") if timeout is None else timeout)
         while True:
             try:
-                message = super().get_message(stream, timeout=max(0, min(
+                return super().get_message(stream, timeout=max(0, min(
                     POLL, end - time.monotonic())))
             except Empty:
                 self.memory.sample()
@@ -81,14 +100,22 @@ class WatchedKernel(RunningKernel):
                     raise KernelDied(self.epitaph()) from None
                 if time.monotonic() >= end:
                     raise
-            else:
-                if message["msg_type"] == "execute_reply":
-                    self.reply = message["content"]
-                return message
+
+    def children(self) -> list[str]:
+        """Names of the processes that the kernel has started and that run, Python's helpers not
+        counted."""
+        found = []
+        for process in self.memory.children():
+            try:
+                if not any(helper in " ".join(process.cmdline()) for helper in _HELPERS):
+                    found.append(process.name())
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                continue            # it has ended, perhaps without anybody having asked how
+        return found
 
     def epitaph(self) -> str:
         """How the kernel died, as far as can be told from outside."""
-        status = self.km.provisioner.process.returncode if hasattr(self, "km") else None
+        status = self._exit_status()
         how = "" if status is None else f" (exit status {status})"
         if status is not None and status < 0:
             how = f" ({signal.Signals(-status).name})"
@@ -98,10 +125,18 @@ class WatchedKernel(RunningKernel):
         return (f"the kernel died{how}; its peak memory was {self.memory.highest:.0f} MB"
                 + (f"; it last wrote: {said[:200]}" if said else ""))
 
-    def gpu_peak(self) -> float:
-        """Peak memory that torch has taken on the GPU until the last cell's end, in MB."""
-        value = self.reply.get("user_expressions", {}).get("gpu", {})
-        return int(value.get("data", {}).get("text/plain", 0)) / MEGABYTE
+    def end(self, timeout: float) -> str:
+        """Ask the kernel to end, and wait; "" if it ends well, else how it ended.
+
+        Afterwards there is no kernel. One that does not end in time is left for `stop` to kill.
+        """
+        self.kc.shutdown()
+        until = time.monotonic() + timeout
+        while self.is_alive() and time.monotonic() < until:
+            time.sleep(POLL / 5)
+        # Windows gives other exit statuses to processes that are told to end.
+        bad = not self.is_alive() and sys.platform != "win32" and self._exit_status()
+        return f"as it was told to end, {self.epitaph()}" if bad else ""
 
     def stop(self) -> None:
         """End the kernel and remove its files; a second time, nothing happens."""
@@ -109,35 +144,13 @@ class WatchedKernel(RunningKernel):
             super().stop()
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def _exit_status(self) -> int | None:
+        process = self.km.provisioner.process if hasattr(self, "km") else None
+        return None if process is None else process.returncode
 
-class PeakMemory:
-    """Peak resident memory of a process, in MB: in all (`highest`) and of a cell (`of_cell`).
 
-    A new record is seen wherever the system keeps one (Linux, Windows); lower peaks, and all on
-    other systems, only as far as `sample` is called at that moment.
-    """
-
-    def __init__(self, pid: int):
-        self.process = psutil.Process(pid)
-        self.highest = self.of_cell = 0.0
-
-    def begin(self) -> None:
-        """A new cell."""
-        self.sample()
-        self.of_cell = 0.0
-        self.sample()
-
-    def sample(self) -> None:
-        try:
-            now = self.process.memory_info()
-        except psutil.NoSuchProcess:
-            return
-        record = max(now.rss, getattr(now, "peak_wset", 0), self._linux_record()) / MEGABYTE
-        self.of_cell = max(self.of_cell, now.rss / MEGABYTE,
-                           record if record > self.highest else 0)
-        self.highest = max(self.highest, record)
-
-    def _linux_record(self) -> int:
-        status = Path(f"/proc/{self.process.pid}/status")
-        lines = status.read_text().split("\n") if status.is_file() else []
-        return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+def guard_report(reply: dict) -> dict | None:
+    """What the guard said in the reply to a cell (see guard.report), or None if it said nothing."""
+    answer = reply.get("user_expressions", {}).get("guard", {})
+    text = answer.get("data", {}).get("text/plain")
+    return None if text is None else json.loads(ast.literal_eval(text))

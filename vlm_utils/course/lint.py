@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from html import unescape
+from html import escape, unescape
 from pathlib import Path
 from urllib.parse import unquote
 
 import nbformat
 
-from vlm_utils.course.cells import PROGRESS, marked_source, to_html
+from vlm_utils.course.cells import WIDGET, is_progress_line, marked_source, to_html
 
 MAX_LINES, MAX_COLUMNS, MAX_BYTES = 25, 76, 1_500_000
 COMPARED = "nbval-check-output"
@@ -22,6 +22,7 @@ _NO_TEXT = "No description has been provided for this image"     # what nbconver
 _UNIT = re.compile(r"\d\s?(?:s|ms|sec|seconds?|minutes?|[kMG]i?B|bytes)\b")
 _NUMBER = re.compile(r"(?<![\w.,/-])\d+(?:,\d{3})*(?:\.\d+)?%?(?![\w/-]|[.,]\d)")
 _LINK = re.compile(r"\]\(\s*<?([^)\s>]+)[^)]*\)|(?:href|src)=[\"']([^\"']+)")
+_PROGRESS = re.compile(r"\d+%\||\d+ examples \[| examples/s|it/s\]")    # whatever looks like it
 _HEADING = re.compile(r"^(#{1,6})\s+(.+?)\s*#*$", re.M)
 
 
@@ -73,7 +74,7 @@ def broken_links(path: Path) -> list[str]:
 
 
 def anchors(path: Path) -> set[str]:
-    """What a link to a notebook or a Markdown page may name behind its #."""
+    """What a link to a notebook or a Markdown page may name after its #."""
     found = set()
     for text in _texts(path):
         found |= set(re.findall(r"(?:id|name)=[\"']([^\"']+)", text))
@@ -107,7 +108,8 @@ def _tags(cell) -> list[str]:
 def _printed(out) -> str:
     """The text of an output; that of a figure or a widget only names its class."""
     data = out.get("data", {})
-    if any(kind.startswith("image/") or "widget" in kind for kind in data):
+    if any(kind.startswith("image/") or "widget" in kind for kind in data) \
+            or is_progress_line(out):
         return ""
     return out.get("text", "") + str(data.get("text/plain", ""))
 
@@ -145,8 +147,19 @@ def _stored_outputs(notebook) -> Iterator[str]:
                 yield f"cell {number} stores a warning or progress: {text[:80]}"
             elif re.search(r"\w*Warning: ", text):
                 yield f"cell {number} stores a warning: {text[:80]}"
-            elif PROGRESS.search(text):
+            elif _PROGRESS.search(text):
                 yield f"cell {number} stores a progress bar"
+            elif WIDGET in out.get("data", {}) and not _is_shown_later(out, cell, notebook):
+                yield (f"cell {number} stores a widget without its state, which readers see as "
+                       f"'Error displaying widget': {text[:60]}")
+
+
+def _is_shown_later(out, cell, notebook) -> bool:
+    """Does a widget's view have its state in the file, or is it the explorer's, which only a
+    kernel brings to life, as its lesson says?"""
+    states = notebook.metadata.get("widgets", {}).get(
+        "application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    return out.data[WIDGET].get("model_id") in states or "Explorer(" in cell.source
 
 
 def _figures(notebook) -> Iterator[str]:
@@ -156,8 +169,12 @@ def _figures(notebook) -> Iterator[str]:
         for out in cell.outputs:
             for kind in [k for k in out.get("data", {}) if k.startswith("image/")]:
                 figures += 1
-                if not out.metadata.get(kind, {}).get("alt", "").strip():
+                alt = out.metadata.get(kind, {}).get("alt", "").strip()
+                if not alt:
                     yield f"cell {number} has a figure without alternative text"
+                elif f'<img alt="{escape(alt)}"' not in str(out.data.get("text/html", "")):
+                    yield (f"cell {number} has a figure whose alternative text JupyterLab does not "
+                           "show: display it with vlm_utils.plots.show")
     if figures < LEAST_FIGURES:
         yield f"{figures} figures, at least {LEAST_FIGURES} are wanted"
     # The pixels play no part in this, and are most of the page.

@@ -1,52 +1,73 @@
 """A pytest plugin that makes nbval's green mean what an instructor takes it to mean.
 
-nbval 0.11 waits for a dead kernel until the cell's timeout, passes a failed magic, runs on after
-a failed cell, and compares nothing where nothing is stored. Here each of these is a failure that
-says what happened, what comes after it is "not run", and each cell's seconds and peak memory are
-kept for a table (`report`). Where the system allows it, kernels have no network.
+nbval 0.11 collects the cells and compares their outputs. Running them and saying what is a failure
+is left to `session` and `judge`, as in `python -m vlm_utils course`; nbval's own engine is fooled
+by much (tests/README.md lists it). What comes after a failed cell is "not run". Each cell's
+seconds and peak memory are kept for a table (`report`). Where the system allows it, kernels have no
+network.
 
 pyproject.toml loads it; elsewhere: `pytest -p vlm_utils.course.nbval_plugin --nbval-lax notebooks`.
 """
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from nbval.kernel import CURRENT_ENV_KERNEL_NAME
-from nbval.plugin import IPyNbCell, IPyNbFile
+from nbval.plugin import IPyNbCell, IPyNbFile, NbCellError, coalesce_streams
 
-from vlm_utils.course.cells import is_progress
+from vlm_utils.course import judge
+from vlm_utils.course.cells import comparable, without_progress
 from vlm_utils.course.conditions import stored_outputs_are_meant
-from vlm_utils.course.kernel import KernelDied, WatchedKernel
+from vlm_utils.course.kernel import WatchedKernel
+from vlm_utils.course.limits import START_SECONDS, Limit
 from vlm_utils.course.report import Collector
+from vlm_utils.course.session import Run, Session
+from vlm_utils.profiles import get_profile
 
-PATIENCE = 60               # seconds for output behind its reply; nbval's 5 fail on a busy machine
+# nbval's defaults, which stand for "not given": then limits follow the profile and the machine.
+NBVAL_CELL_SECONDS, NBVAL_START_SECONDS = 2000, 60
 
 
 class LessonFile(IPyNbFile):
-    """A notebook whose kernel is watched. failed: number of the first cell that failed."""
+    """A notebook with a session. failed: number of the first cell that failed, 0 for the file."""
 
     failed: int | None = None
+    session: Session | None = None
     start_error: Exception | None = None
 
     def collect(self):
-        """nbval's cells, numbered from 1 as in JupyterLab after "run all"."""
-        comparable = stored_outputs_are_meant()
-        for cell in super().collect():
+        """nbval's cells, numbered from 1 as in JupyterLab after "run all", and the end."""
+        meant = stored_outputs_are_meant()
+        self.cells: dict[int, LessonCell] = {}
+        try:
+            found = list(super().collect())
+        except Exception as error:      # nbformat raises what it likes; other lessons still run
+            yield BrokenLesson.from_parent(self, name="Notebook", error=error)
+            return
+        for cell in found:
             number = cell.cell_num + 1
-            cell.options["check"] = cell.options["check"] and comparable
-            yield LessonCell.from_parent(self, name=f"Cell {number}", cell_num=number,
-                                         cell=cell.cell, options=cell.options)
+            cell.options["check"] = cell.options["check"] and meant
+            self.cells[number] = LessonCell.from_parent(
+                self, name=f"Cell {number}", cell_num=number, cell=cell.cell, options=cell.options)
+            self.cells[number].comparable = meant
+            yield self.cells[number]
+        if found:
+            yield LessonEnd.from_parent(self, name="End")
 
     def setup(self) -> None:
+        if not self.cells:
+            return
         option = self.config.option
         name = (CURRENT_ENV_KERNEL_NAME if option.nbval_current_env else option.nbval_kernel_name
                 or self.nb.metadata.get("kernelspec", {}).get("name", "python"))
+        given = option.nbval_cell_timeout != NBVAL_CELL_SECONDS
+        limit = Limit(option.nbval_cell_timeout) if given else Limit.of(get_profile().name)
+        patience = option.nbval_kernel_startup_timeout
         try:
             self.kernel = WatchedKernel(
-                name, str(self.path.parent), option.nbval_kernel_startup_timeout,
-                offline=not option.lesson_network)
+                str(self.path.parent), limit, name, offline=not option.lesson_network,
+                startup_timeout=START_SECONDS if patience == NBVAL_START_SECONDS else patience)
+            self.session = Session(self.nb, self.kernel, limit)
         except Exception as error:          # one failure, of the first cell, and not one a cell
             self.start_error = error
         self.setup_sanitize_files()
@@ -55,67 +76,119 @@ class LessonFile(IPyNbFile):
         if self.kernel is not None:
             self.kernel.stop()
 
+    def late_faults(self) -> list[tuple[int, str]]:
+        """Cells that have turned bad after they had passed: (number, what happened)."""
+        found = []
+        for run in self.session.judge_again():
+            message, _ = self.cells[run.number].verdict(run)
+            if message:
+                found.append((run.number, f"after it had ended: {message}"))
+        return found
+
 
 class LessonCell(IPyNbCell):
-    """A cell that fails as soon, and only if, something is wrong with itself."""
+    """A cell that fails as soon, and only if, something is wrong with itself or one before it."""
+
+    comparable = True
 
     def setup(self) -> None:
-        self.output_timeout = PATIENCE
         self.user_properties.append(("cell", self.cell_num))
         self.user_properties.append(("source", self.cell.source.strip().split("\n")[0][:76]))
         if self.parent.failed is not None:
             pytest.skip(f"not run: cell {self.parent.failed} failed")
 
     def runtest(self) -> None:
-        kernel, started = self.parent.kernel, time.perf_counter()
-        try:
-            if self.parent.start_error is not None:
-                self.raise_cell_error(f"the kernel did not start: {self.parent.start_error}")
-            kernel.memory.begin()
-            self._run()
-        except Exception as error:
-            self.parent.failed = self.cell_num
-            self.user_properties.append(("failure", str(error)))
-            raise
-        finally:
-            self.user_properties.append(("seconds", round(time.perf_counter() - started, 3)))
-            if kernel is not None:
-                kernel.memory.sample()
-                self.user_properties += [("peak_mb", round(kernel.memory.of_cell, 1)),
-                                         ("gpu_mb", round(kernel.gpu_peak(), 1))]
+        if self.options["skip"]:
+            pytest.skip("tagged nbval-skip")
+        if self.parent.start_error is not None:
+            self._fail(f"the kernel did not start: {self.parent.start_error}")
+        run = self.parent.session.run(self.cell_num)
+        self.user_properties += [
+            ("seconds", round(run.seconds, 3)), ("peak_mb", round(run.memory, 1)),
+            ("gpu_mb", round(run.gpu, 1)), ("limit", str(self.parent.session.limit)),
+            ("compared", bool(self.options["check"]))]
+        message, traceback = self.verdict(run)
+        if unchecked := judge.unchecked(run):
+            self.user_properties.append(("unchecked", unchecked))
+        late = self.parent.late_faults()
+        if late:
+            self.user_properties.append(("late", late))
+        if message:
+            self._fail(message, traceback)
+        if late:
+            self.parent.failed = late[0][0]
+            self.raise_cell_error("; ".join(f"cell {number}, {text}" for number, text in late))
 
-    def _run(self) -> None:
-        kernel = self.parent.kernel
-        if self.options["check"] and self.cell.execution_count is None:
-            self.raise_cell_error("this cell is to be compared, but no output of it is stored")
-        try:
-            if not kernel.is_alive():
-                raise KernelDied(kernel.epitaph())
-            super().runtest()
-        except KernelDied as death:
-            self.raise_cell_error(str(death))
-        # A failed magic writes to stderr and shows no error: only the reply tells.
-        if kernel.reply.get("status") == "error" and not self.options["check_exception"]:
-            self.raise_cell_error(describe_error(kernel.reply))
+    def verdict(self, run: Run) -> tuple[str, str]:
+        """What is wrong with a run of this cell, and a traceback; ("", "") if nothing is."""
+        stored = self.cell.outputs if self.comparable and self.cell.execution_count else None
+        found = judge.faults(run, stored, compared=self.options["check"])
+        if found:
+            return "\n".join(found), "\n".join(run.reply.get("traceback", []))
+        if self.cell.execution_count is None and self.cell.outputs:
+            return "it has stored outputs, and was never executed", ""
+        if not self.options["check"]:
+            return "", ""
+        if self.cell.execution_count is None:
+            return "this cell is to be compared, but no output of it is stored", ""
+        outputs = [coalesce_streams(without_progress(outs))
+                   for outs in (run.cell.outputs, self.cell.outputs)]
+        if self.compare_outputs(*outputs):
+            return "", ""
+        return "Cell outputs differ", "\n".join(self.comparison_traceback)
 
     def compare_outputs(self, test, ref, skip_compare=None):
-        """As nbval's, progress bars left out: they are not stored either."""
-        return super().compare_outputs(*([out for out in outputs if not is_progress(out)]
-                                         for outputs in (test, ref)), skip_compare)
+        """As nbval's, without what no two runs have in common."""
+        return super().compare_outputs(comparable(test), comparable(ref), skip_compare)
 
-    def raise_cell_error(self, message, *args, **kwargs):
-        """Names the error of a cell in the message, which nbval leaves to the traceback."""
-        errors = [out for out in self.test_outputs or () if out.output_type == "error"]
-        if errors and message == "Cell execution caused an exception":
-            message = describe_error(errors[-1])
-        super().raise_cell_error(message, *args, **kwargs)
+    def _fail(self, message: str, traceback: str = "") -> None:
+        self.parent.failed = self.cell_num
+        self.user_properties.append(("failure", message))
+        self.raise_cell_error(message, traceback)
 
 
-def describe_error(error: dict) -> str:
-    """One line for an error's name and value; where memory ran out, it says so first."""
-    text = f"{error.get('ename', 'error')}: {error.get('evalue', '')}"
-    short = any(word in text for word in ("MemoryError", "OutOfMemory", "can't allocate memory"))
-    return ("out of memory: " if short else "") + text
+class LessonEnd(pytest.Item):
+    """What comes to light after the last cell, and whether the kernel then ends as it should."""
+
+    def setup(self) -> None:
+        if self.parent.failed is not None or self.parent.session is None:
+            pytest.skip(f"not run: cell {self.parent.failed} failed")
+
+    def runtest(self) -> None:
+        session = self.parent.session
+        session.finish()
+        self.user_properties += [("end", True), ("unchecked", session.notes)]
+        if late := self.parent.late_faults():
+            self.user_properties.append(("late", late))
+            self.parent.failed = late[0][0]
+            raise LessonFault("; ".join(f"cell {number}, {text}" for number, text in late))
+
+    def repr_failure(self, excinfo, style=None):
+        own = isinstance(excinfo.value, LessonFault | NbCellError)
+        return str(excinfo.value) if own else super().repr_failure(excinfo, style)
+
+    def reportinfo(self):
+        return self.path, 0, f"{self.path.name}::{self.name}"
+
+
+class BrokenLesson(LessonEnd):
+    """A notebook that cannot be read."""
+
+    def __init__(self, *, error: Exception, **settings):
+        super().__init__(**settings)
+        self.error = error
+
+    def setup(self) -> None:
+        self.user_properties += [("end", True)]
+
+    def runtest(self) -> None:
+        message = f"it cannot be read: {type(self.error).__name__}: {str(self.error)[:200]}"
+        self.user_properties.append(("late", [(0, message)]))
+        raise LessonFault(message)
+
+
+class LessonFault(Exception):
+    """What is wrong with a lesson as a whole, in words."""
 
 
 def pytest_addoption(parser) -> None:

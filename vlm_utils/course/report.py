@@ -1,6 +1,8 @@
-"""The table of `make check`: what each lesson took and whether it passed, on screen and as HTML.
+"""The table of `make check` and `make course`: what each lesson took, whether it passed, and what
+nobody has looked at; on screen and as HTML.
 
-Fed by the reports of `nbval_plugin`, so that it also holds under pytest-xdist.
+For `make check` it is fed by the reports of `nbval_plugin`, so that it also holds under
+pytest-xdist.
 """
 
 from __future__ import annotations
@@ -12,9 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from vlm_utils.course.conditions import network_note
+from vlm_utils.course.conditions import check_note
 
-COLUMNS = ("notebook", "cells", "seconds", "peak MB", "GPU MB", "slowest cell", "result")
+COLUMNS = ("notebook", "cells", "seconds", "peak MB", "GPU MB", "slowest cell", "limit of a cell",
+           "result")
+NUMBERS = range(1, 5)       # the columns that hold one
+WIDTH = 100
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Lessons, checked</title><style>
 body {{ font-family: sans-serif; margin: 2em; max-width: 70em }}
@@ -33,7 +38,8 @@ td.number {{ text-align: right }} .failed {{ background: #fde0dd }} .notrun {{ c
 class CellRun:
     """One cell: seconds, peak memory of the kernel's process and of the GPU in MB, and how it went.
 
-    result: "ok", "failed", "not run" (an earlier cell failed) or "skipped".
+    result: "ok", "failed", "not run" (an earlier cell failed) or "skipped". unchecked: what of it
+    nobody has looked at, and why. compared: its output was compared with the stored one.
     """
 
     number: int
@@ -43,30 +49,50 @@ class CellRun:
     memory: float = 0.0
     gpu: float = 0.0
     message: str = ""
+    unchecked: list[str] = field(default_factory=list)
+    compared: bool = False
 
 
 @dataclass
 class LessonRun:
-    """One notebook and its cells in order."""
+    """One notebook and its cells in order. faults and notes (as `unchecked`) are of no one cell."""
 
     name: str
     cells: list[CellRun] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    limit: str = "-"
+    headline: str = ""
+
+    def blame(self, number: int, message: str) -> None:
+        """A cell failed, though it had passed; number 0: the lesson as a whole."""
+        found = [cell for cell in self.cells if cell.number == number]
+        for cell in found:
+            cell.result, cell.message = "failed", message
+        if not found:
+            self.faults.append(message)
+
+    def fault(self) -> str:
+        """ "", or which cell failed and how, in one line."""
+        texts = [f"cell {cell.number} failed: {cell.message}" for cell in self.cells
+                 if cell.result == "failed"] + self.faults
+        return textwrap.shorten(texts[0].strip().split("\n")[0], 110) if texts else ""
 
     def result(self) -> str:
-        """ "ok", or which cell failed and how."""
-        failed = [cell for cell in self.cells if cell.result == "failed"]
-        if failed:
-            first = failed[0].message.strip().split("\n")[0]
-            return textwrap.shorten(f"cell {failed[0].number} failed: {first}", 110)
-        return "ok"
+        """What the table says: the fault, or what the lesson itself has to say, or "ok"."""
+        return self.fault() or self.headline or "ok"
+
+    def seconds(self) -> float:
+        return sum(cell.seconds for cell in self.cells)
 
     def row(self) -> tuple[str, ...]:
         """What the table shows of it, in the order of COLUMNS."""
-        slowest = max(self.cells, key=lambda cell: cell.seconds)
-        gpu = max(cell.gpu for cell in self.cells)
-        return (self.name, str(len(self.cells)), f"{sum(c.seconds for c in self.cells):.1f}",
-                f"{max(c.memory for c in self.cells):.0f}", f"{gpu:.0f}" if gpu else "-",
-                f"cell {slowest.number}: {slowest.seconds:.1f} s", self.result())
+        slowest = max(self.cells, key=lambda cell: cell.seconds, default=CellRun(0, "", ""))
+        gpu = max((cell.gpu for cell in self.cells), default=0)
+        memory = max((cell.memory for cell in self.cells), default=0)
+        return (self.name, str(len(self.cells)), f"{self.seconds():.1f}", f"{memory:.0f}",
+                f"{gpu:.0f}" if gpu else "-", f"cell {slowest.number}: {slowest.seconds:.1f} s",
+                self.limit, self.result())
 
 
 class Collector:
@@ -79,20 +105,17 @@ class Collector:
     def pytest_runtest_logreport(self, report) -> None:
         known = dict(report.user_properties)
         ended = report.when == "call" or (report.when == "setup" and not report.passed)
-        if "cell" not in known or not ended:
+        if not ended or not {"cell", "end"} & known.keys():
             return
         name = report.nodeid.split("::")[0]
         lesson = self.lessons.setdefault(name, LessonRun(Path(name).stem))
-        result, message = "ok", known.get("failure", "")
-        if report.failed:
-            result = "failed"
-        elif report.skipped:
-            message = report.longrepr[-1] if isinstance(report.longrepr, tuple) else ""
-            message = message.removeprefix("Skipped: ")
-            result = "not run" if message.startswith("not run") else "skipped"
-        lesson.cells.append(CellRun(
-            known["cell"], known["source"], result, known.get("seconds", 0.0),
-            known.get("peak_mb", 0.0), known.get("gpu_mb", 0.0), message))
+        if "cell" in known:
+            lesson.cells.append(_cell_run(report, known))
+            lesson.limit = known.get("limit", lesson.limit)
+        else:
+            lesson.notes += known.get("unchecked", [])
+        for number, message in known.get("late", []):
+            lesson.blame(number, message)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_sessionfinish(self, session):
@@ -102,8 +125,7 @@ class Collector:
         if not (path := self.config.option.lesson_html) or not self.write_table(terminal):
             return done
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        lessons = [self.lessons[name] for name in sorted(self.lessons)]
-        Path(path).write_text(to_html(lessons, network_note(self.config)), encoding="utf-8")
+        Path(path).write_text(to_html(self.in_order(), self.note()), encoding="utf-8")
         terminal.write_line(f"each cell: {path}")
         return done
 
@@ -113,14 +135,35 @@ class Collector:
             self.write_table(terminalreporter)
 
     def write_table(self, terminal) -> bool:
-        """Write a line for each lesson, where lessons ran and there is a terminal to write to."""
+        """Write a line for each lesson, if lessons ran and there is a terminal to write to."""
         if not self.lessons or terminal is None or hasattr(self.config, "workerinput"):
             return False
         terminal.write_line("")
-        for line in table([self.lessons[name] for name in sorted(self.lessons)]):
+        for line in [*table(self.in_order()), *unchecked_lines(self.in_order()), self.note()]:
             terminal.write_line(line)
-        terminal.write_line(network_note(self.config))
         return True
+
+    def in_order(self) -> list[LessonRun]:
+        return [self.lessons[name] for name in sorted(self.lessons)]
+
+    def note(self) -> str:
+        return check_note(self.config.option.lesson_network)
+
+
+def _cell_run(report, known: dict) -> CellRun:
+    result, message = "ok", known.get("failure", "")
+    if report.failed and (message or not known.get("late")):
+        result = "failed"
+    elif report.skipped:
+        message = report.longrepr[-1] if isinstance(report.longrepr, tuple) else ""
+        message = message.removeprefix("Skipped: ")
+        result = "not run" if message.startswith("not run") else "skipped"
+    unchecked = known.get("unchecked", [])
+    return CellRun(
+        known["cell"], known["source"], result, known.get("seconds", 0.0),
+        known.get("peak_mb", 0.0), known.get("gpu_mb", 0.0), message,
+        [*unchecked, f"all of it: {message}"] if result == "skipped" else unchecked,
+        known.get("compared", False))
 
 
 def table(lessons: list[LessonRun]) -> list[str]:
@@ -129,23 +172,42 @@ def table(lessons: list[LessonRun]) -> list[str]:
     widths = [max(len(row[i]) for row in rows) for i in range(len(COLUMNS) - 1)]
     lines = []
     for row in rows:
-        cells = [text.rjust(width) if 0 < i < 5 else text.ljust(width)
+        cells = [text.rjust(width) if i in NUMBERS else text.ljust(width)
                  for i, (text, width) in enumerate(zip(row, widths, strict=False))]
         lines.append("  ".join([*cells, row[-1]]))
     return lines
 
 
+def unchecked_lines(lessons: list[LessonRun]) -> list[str]:
+    """Lines that name what nobody has looked at: each reason, and the cells."""
+    found: dict[str, list[str]] = {}
+    for lesson in lessons:
+        for note in lesson.notes:
+            found.setdefault(note, []).append(lesson.name)
+        for reason in dict.fromkeys(text for cell in lesson.cells for text in cell.unchecked):
+            numbers = [str(cell.number) for cell in lesson.cells if reason in cell.unchecked]
+            found.setdefault(reason, []).append(f"{lesson.name} {', '.join(numbers)}")
+    ran = [cell for lesson in lessons for cell in lesson.cells if cell.result in ("ok", "failed")]
+    plain = len(ran) - sum(cell.compared for cell in ran)
+    lines = [f"not checked: what {plain} of {len(ran)} cells print, against what is stored"]
+    for reason, places in found.items():
+        lines += textwrap.wrap(f"not checked: {reason} ({'; '.join(places)})", WIDTH,
+                               subsequent_indent="    ", break_long_words=False)
+    return lines
+
+
 def to_html(lessons: list[LessonRun], note: str = "") -> str:
     """The table, and under it each lesson's cells with their seconds and peak memory."""
-    parts = [_html_table(COLUMNS, [(lesson.row(), lesson.result() != "ok") for lesson in lessons])]
+    parts = [_html_table(COLUMNS, [(lesson.row(), bool(lesson.fault())) for lesson in lessons])]
+    parts += [f"<p>{html.escape(line)}</p>" for line in unchecked_lines(lessons)]
     for lesson in lessons:
         rows = [((str(c.number), c.source, f"{c.seconds:.2f}", f"{c.memory:.0f}",
                   f"{c.gpu:.0f}" if c.gpu else "-",
-                  c.result + (f": {c.message}" if c.result == "failed" else "")),
-                 c.result == "failed") for c in lesson.cells]
+                  c.result + (f": {c.message}" if c.result == "failed" else ""),
+                  "; ".join(c.unchecked)), c.result == "failed") for c in lesson.cells]
         parts.append(f"<h2>{html.escape(lesson.name)}</h2>")
-        parts.append(_html_table(("cell", "begins with", "seconds", "peak MB", "GPU MB", "result"),
-                                 rows))
+        parts.append(_html_table(("cell", "begins with", "seconds", "peak MB", "GPU MB", "result",
+                                  "not checked"), rows))
     return _PAGE.format(note=html.escape(note), body="\n".join(parts))
 
 

@@ -12,6 +12,7 @@ from vlm_utils.datasets.mixture import (
     parse_mixture,
 )
 from vlm_utils.datasets.one_image import DESCRIBE_PROMPT, SIZES
+from vlm_utils.datasets.own import own_samples
 from vlm_utils.datasets.samples import (
     EncodedSamples,
     Sample,
@@ -35,4 +36,5 @@ __all__ = [
     "ImageFeatures", "ImageTable", "Recipe", "Sample", "TaskDataset", "Truth", "add_orientations",
     "build_recipes", "build_tasks", "caption_pair", "compare", "cover", "encode_sample",
     "encode_samples", "encode_text", "feasible", "images_first", "is_free_text",
-    "load_image_table", "mask_prompt", "most_images", "parse_mixture", "select", "sequence"]
+    "load_image_table", "mask_prompt", "most_images", "own_samples",
+    "parse_mixture", "select", "sequence"]

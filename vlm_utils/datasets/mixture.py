@@ -102,6 +102,6 @@ def feasible(truth: Truth, mixture: dict[str, int]) -> dict[str, int]:
     can = {"describe", "select", "compare", "refer"} if truth.has_captions \
         else {"describe", "compare", "sequence"}
     longest = max((len(rows) for rows in truth.sites), default=1)
-    limits = {"sequence": longest}
+    limits = {"sequence": longest, "select": truth.most_to_select}
     return {name: part.samples for name, part in zip(mixture, parse_mixture(mixture), strict=True)
             if part.task in can and part.most <= limits.get(part.task, len(truth.scenes))}

@@ -18,7 +18,8 @@ from vlm_utils.datasets.truth import Recipe
 class Sample:
     """0 to 16 images, a prompt with one `<image>` for each, an answer (None: not known), a task.
 
-    image_features: (num_images, patches, vision_dim), where the images were encoded beforehand.
+    image_features: (num_images, patches, vision_dim), if the images were encoded beforehand.
+    source: where it comes from, for errors.
     """
 
     images: list[Image.Image]
@@ -26,6 +27,7 @@ class Sample:
     answer: str | None
     task: str
     image_features: Tensor | None = None
+    source: str = ""
 
     @property
     def num_images(self) -> int:
@@ -43,20 +45,27 @@ class TaskDataset(torch.utils.data.Dataset):
         return len(self.recipes)
 
     def __getitem__(self, i: int) -> Sample:
-        if self.table.image_features is None:
-            return self.with_images(i)
         recipe = self.recipes[i]
+        if self.table.image_features is None or not recipe.rows:    # a text alone has no features
+            return self.with_images(i)
         features = self.table.image_features[list(recipe.rows)]     # (num_images, patches, dim)
-        return Sample([], recipe.prompt, recipe.answer, recipe.task, features)
+        return Sample([], recipe.prompt, recipe.answer, recipe.task, features, self._source(i))
 
     def with_images(self, i: int) -> Sample:
         """Sample i with its pictures, for looking at."""
         recipe = self.recipes[i]
         pictures = [self.table.image(row) for row in recipe.rows]
-        return Sample(pictures, recipe.prompt, recipe.answer, recipe.task)
+        return Sample(pictures, recipe.prompt, recipe.answer, recipe.task, source=self._source(i))
+
+    def images_of(self, i: int) -> str:
+        """What sample i's images are called in errors."""
+        return ", ".join(self.table.where(row) for row in self.recipes[i].rows) or "no images"
 
     def of_task(self, task: str) -> TaskDataset:
         return replace(self, recipes=[r for r in self.recipes if r.task == task])
+
+    def _source(self, i: int) -> str:
+        return f"sample {i} of {len(self)} ({self.images_of(i)})"
 
 
 def mask_prompt(prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> list[int]:
@@ -76,12 +85,12 @@ def encode_text(sample: Sample | Recipe, processor: MultiImageProcessor,
     """
     prompt = processor.encode_prompt(sample.prompt, sample.num_images)
     if for_generation:
-        processor.check_length(len(prompt))
+        processor.check_length(len(prompt), sample.num_images)
         return {"input_ids": prompt}
     if sample.answer is None:
         raise ValueError("the sample has no answer to learn from: add captions to the images")
     answer = processor.encode_answer(sample.answer)
-    processor.check_length(len(prompt) + len(answer))
+    processor.check_length(len(prompt) + len(answer), sample.num_images)
     return {"input_ids": prompt + answer, "labels": mask_prompt(prompt, answer)}
 
 
@@ -108,7 +117,8 @@ def encode_samples(samples: Sequence[Sample], processor: MultiImageProcessor,
         try:
             encoded.append(encode_sample(sample, processor, for_generation))
         except ValueError as error:
-            raise ValueError(f"sample {position} of the batch: {error}") from error
+            name = sample.source or f"sample {position} of the batch"
+            raise ValueError(f"{name}: {error}") from error
     return encoded
 
 
@@ -129,7 +139,8 @@ class EncodedSamples(torch.utils.data.Dataset):
                 try:
                     known[key] = encode_text(recipe, processor)
                 except ValueError as error:
-                    raise ValueError(f"sample {i} of {len(dataset)}: {error}") from error
+                    raise ValueError(f"sample {i} of {len(dataset)}: {error} "
+                                     f"({dataset.images_of(i)})") from error
             self.texts.append(known[key])
         self.lengths = [len(text["input_ids"]) for text in self.texts]
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from vlm_utils import tiny_earth
 from vlm_utils.architecture import identifier
-from vlm_utils.datasets.truth import Recipe, Truth, as_phrase, distinct_rows, images_first
+from vlm_utils.datasets.truth import Recipe, Truth, as_phrase, images_first
 from vlm_utils.tiny_earth import with_article
 
 
@@ -19,15 +19,42 @@ def select(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
     if truth.has_scenes:
         rows, position, text = _select_by_scene(truth, rng, num_images)
     else:
-        rows = distinct_rows(truth, rng, num_images)
-        position = int(rng.integers(num_images))
+        rows, position = _select_by_caption(truth, rng, num_images)
         captions = truth.captions[rows[position]]
-        if not captions:
-            raise ValueError(f"row {rows[position]} has no caption: selection needs one for each "
-                             "image; add a metadata.jsonl with caption_0 to the folder")
         text = as_phrase(captions[rng.integers(len(captions))])
     return Recipe(tuple(rows), images_first(num_images, f"Which image shows {text}?"),
                   identifier(position + 1), "select")
+
+
+def _select_by_caption(truth: Truth, rng: np.random.Generator,
+                       num_images: int) -> tuple[list[int], int]:
+    """Rows and the position of the right one; no other row has one of its captions.
+
+    Images of one class, or copies of one image, have captions in common: two answers would be
+    right.
+    """
+    if not truth.captions[0]:
+        raise ValueError("row 0 has no caption: selection needs one for each image; add a "
+                         "metadata.jsonl with caption_0 to the folder")
+    total = len(truth.captions)
+    if num_images > total:
+        raise ValueError(f"a sample of {num_images} images was asked for and there are {total}")
+    if num_images > truth.most_to_select:
+        raise ValueError(f"a selection of {num_images} images was asked for, and {total} images "
+                         f"with captions in common allow at most {truth.most_to_select}")
+    while True:
+        target = int(rng.integers(total))
+        alike = truth.alike(target)
+        if total - len(alike) >= num_images - 1:
+            break
+    others = []
+    for count in (min(total, 4 * num_images), total):       # few need a look at all rows
+        drawn = rng.choice(total, count, replace=False)
+        others = [int(row) for row in drawn if int(row) not in alike][:num_images - 1]
+        if len(others) == num_images - 1:
+            break
+    position = int(rng.integers(num_images))
+    return others[:position] + [target] + others[position:], position
 
 
 def _select_by_scene(truth: Truth, rng: np.random.Generator, num_images: int):

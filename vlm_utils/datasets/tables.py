@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import glob
+import json
+import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
-import numpy as np
+from datasets import Dataset, concatenate_datasets
 from PIL import Image
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from vlm_utils import tiny_earth
+from vlm_utils.architecture import as_text
+from vlm_utils.datasets.splits import LEAST, choose_rows
 from vlm_utils.datasets.truth import Truth
-from vlm_utils.profiles import Profile, image_folder
-from vlm_utils.sources import images
+from vlm_utils.profiles import HubRepository, Profile, data_folder, image_folder, quiet_libraries
+from vlm_utils.sources import hub, images, picture_folders
 from vlm_utils.tiny_earth.turning import turn_image, turn_scene
 
-CAPTIONS = tuple(f"caption_{i}" for i in range(5))
+# A sample may hold two captions and 8 images: what is shorter than this share always fits.
+_SHARE_OF_A_CAPTION = 3
 
 
 class ImageFeatures(Protocol):
@@ -34,7 +43,7 @@ class ImageTable:
 
     orientations: in how many each image stands in the table (`add_orientations`).
     image_features: the encoded images, once they are known; samples then bring these instead of
-    pictures.
+    pictures. files: the images' names, for errors, if they have any.
     """
 
     name: str
@@ -42,14 +51,26 @@ class ImageTable:
     truth: Truth
     orientations: int = 1
     image_features: ImageFeatures | None = field(default=None, repr=False)
+    files: Sequence[str] = field(default=(), repr=False)
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def image(self, row: int) -> Image.Image:
-        picture = images.as_rgb(self.dataset[row]["image"], f"{self.name} row {row}")
+        """Image `row`, upright and RGB. Raises ValueError naming it if it cannot be read."""
+        stored, name = self.dataset[row]["image"], self.where(row)
+        if isinstance(stored, Image.Image):
+            picture = images.as_rgb(stored, name)
+        else:                                   # not decoded: the bytes, or where they are
+            picture = images.open_image(stored["bytes"] or stored["path"], name)
         orientation = row * self.orientations // len(self)
         return turn_image(picture, orientation) if orientation else picture
+
+
+    def where(self, row: int) -> str:
+        """A row's name in errors: the table, the row and, if it has one, its file."""
+        file = self.files[row % len(self.files)] if self.files else ""
+        return f"{self.name} row {row}" + (f" ({file})" if file else "")
 
 
 def load_image_table(profile: Profile, split: str, with_truth: bool = False) -> ImageTable:
@@ -62,13 +83,13 @@ def load_image_table(profile: Profile, split: str, with_truth: bool = False) -> 
         raise ValueError(f"split is train, validation or test, not {split!r}")
     folder = image_folder()
     if folder is not None:
-        table = _folder_table(folder, split)
+        table = _folder_table(profile, folder, split)
         if table.truth.has_captions or not with_truth:
             return table
         warnings.warn(f"{folder.name} has no captions: training and measuring use the images of "
                       "the profile", stacklevel=2)
     if profile.dataset is not None:
-        return _captioned_table(images.load_hub_images(profile.dataset, split), split)
+        return _captioned_table(_hub_images(profile.dataset, split), split)
     return _tiny_earth_table(split)
 
 
@@ -79,7 +100,6 @@ def add_orientations(table: ImageTable, orientations: int) -> ImageTable:
     turned tile is as true as the first. Images without scenes are left as they are: captions
     cannot be turned. Raises ValueError for a table that already has several orientations.
     """
-    from datasets import concatenate_datasets
     if table.orientations > 1:
         raise ValueError(f"{table.name} already holds each image in {table.orientations} "
                          "orientations: start from the table that load_image_table returns")
@@ -97,12 +117,12 @@ def add_orientations(table: ImageTable, orientations: int) -> ImageTable:
 
 def _tiny_earth_table(split: str) -> ImageTable:
     """Tiles of single places, then all frames of all sequences, each image once."""
-    from datasets import concatenate_datasets
     singles = tiny_earth.load_scenes(split)
     series = tiny_earth.load_sequences(split)
     frames, lengths = tiny_earth.frames_as_rows(series)
     scenes = [tiny_earth.Scene.from_json(text) for text in singles["scene"]]
-    captions = [list(row) for row in zip(*(singles[c] for c in CAPTIONS), strict=True)]
+    columns = (singles[column] for column in _caption_columns(singles))
+    captions = [list(row) for row in zip(*columns, strict=True)]
     for row in series["scenes"]:
         scenes += [tiny_earth.Scene.from_json(text) for text in row]
     captions += [tiny_earth.captions(scene) for scene in scenes[len(singles):]]
@@ -114,25 +134,96 @@ def _tiny_earth_table(split: str) -> ImageTable:
     return ImageTable(f"TinyEarth {split}", dataset, Truth(scenes, captions, sites))
 
 
-def _captioned_table(dataset, split: str) -> ImageTable:
-    columns = [c for c in CAPTIONS if c in dataset.column_names]
-    captions = [[t for t in row if t] for row in zip(*(dataset[c] for c in columns), strict=True)]
+def _hub_images(repository: HubRepository, split: str) -> Dataset:
+    """One split of a data set on the hub, out of the local cache if it is there."""
+    files = sorted((hub.fetch(repository) / "data").glob(f"{split}-*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{repository.repo_id}: no file data/{split}-*.parquet")
+    # `datasets` takes names for patterns: a bracket in a folder's name must stand for itself.
+    with quiet_libraries():
+        return Dataset.from_parquet([glob.escape(str(file)) for file in files])
+
+
+def _captioned_table(dataset: Dataset, name: str, files: Sequence[str] = ()) -> ImageTable:
+    """Images and captions; what is a command to the model is plain text in a caption."""
+    columns = (dataset[column] for column in _caption_columns(dataset))
+    captions = [[as_text(text) for text in row if text] for row in zip(*columns, strict=True)]
     truth = Truth([None] * len(dataset), captions, [(i,) for i in range(len(dataset))])
-    return ImageTable(split, dataset, truth)
+    return ImageTable(name, dataset, truth, files=files)
 
 
-def _folder_table(folder, split: str) -> ImageTable:
-    """A user's folder: with captions, a quarter is kept for testing; frames stay together."""
-    dataset = images.load_image_folder(folder)
-    if "caption_0" not in dataset.column_names:
+def _caption_columns(dataset: Dataset) -> list[str]:
+    """caption_0, caption_1 ... in order, as many as there are."""
+    found = [name for name in dataset.column_names if re.fullmatch(r"caption_\d+", name)]
+    return sorted(found, key=lambda name: int(name.partition("_")[2]))
+
+
+def _folder_table(profile: Profile, folder: Path, split: str) -> ImageTable:
+    """A user's folder: its own splits, or a quarter kept for testing; frames stay together."""
+    pictures = picture_folders.list_pictures(folder)
+    captioned = bool(pictures[0].captions)
+    if captioned:
+        _check_lengths(profile, pictures)
+    elif any(picture.split == split for picture in pictures):
+        pictures = [picture for picture in pictures if picture.split == split]
+    if not captioned and len(pictures) < LEAST:
+        raise ValueError(f"{folder} holds {len(pictures)} frames without captions: the lessons "
+                         f"need at least {LEAST}; to ask about fewer, see \"In your own code\" in "
+                         "the README")
+    contents = picture_folders.examine(pictures)
+    dataset = picture_folders.as_dataset(folder, pictures, contents)
+    files = [str(picture.file.relative_to(folder.resolve())) for picture in pictures]
+    if not captioned:
         rows = tuple(range(len(dataset)))
-        return ImageTable(folder.name, dataset, Truth([None] * len(rows), [[]] * len(rows), [rows]))
-    order = np.random.default_rng(0).permutation(len(dataset))
-    held_out = max(1, len(dataset) // 4)
-    if len(dataset) - held_out < 2:
-        raise ValueError(f"{folder} holds {len(dataset)} images: at least 3 are needed, 2 to train "
-                         "on and 1 to test on")
-    chosen = order[held_out:] if split == "train" else order[:held_out]
-    table = _captioned_table(dataset.select(sorted(int(i) for i in chosen)), split)
-    table.name = f"{folder.name} {split}"
-    return table
+        return ImageTable(folder.name, dataset, Truth([None] * len(rows), [[]] * len(rows), [rows]),
+                          files=files)
+    parts = choose_rows(folder, pictures, contents)
+    tables = {name: _captioned_table(dataset.select(rows), f"{folder.name} {name}",
+                                     [files[row] for row in rows])
+              for name, rows in parts.items()}
+    for name in ("train", "test"):
+        _check_captions(folder, tables[name])
+    return tables[split]
+
+
+def _check_captions(folder: Path, table: ImageTable) -> None:
+    """Can "Which image shows ...?" be asked of each image, with an unlike one to spare?"""
+    truth = table.truth
+    shared, row = max((len(truth.alike(row)), row) for row in truth.rows_of_each_kind())
+    if len(table) - shared < 2:
+        raise ValueError(
+            f"{folder}: of the {len(table)} images of {table.name}, {shared} share a caption "
+            f"({truth.captions[row][0][:60]!r} is one of theirs): at least 2 must show something "
+            "else, as lessons ask which image is meant: add images of other things")
+
+
+def _check_lengths(profile: Profile, pictures: Sequence[picture_folders.Picture]) -> None:
+    """Does the profile's model have room for every caption? Raises ValueError naming the row."""
+    found = _tokenizer(profile)
+    if found is None:               # not there yet: a sample that is too long is refused later
+        return
+    path, positions = found
+    most, tokenizer = positions // _SHARE_OF_A_CAPTION, None
+    for picture in pictures:
+        for caption in picture.captions:
+            if len(caption.encode()) <= most:           # a token is at least one byte
+                continue
+            tokenizer = tokenizer or Tokenizer.from_file(str(path))
+            tokens = len(tokenizer.encode(caption, add_special_tokens=False).ids)
+            if tokens > most:
+                raise ValueError(f"{picture.where}: the caption {caption[:40]!r}... has {tokens} "
+                                 f"tokens, more than the {most} that the model of profile "
+                                 f"{profile.name} has room for: shorten it")
+
+
+def _tokenizer(profile: Profile) -> tuple[Path, int] | None:
+    """The tokenizer file of a profile's model, and how many tokens the model can hold."""
+    if profile.base_model is not None:
+        folder, file, name = (data_folder() / profile.base_model, "multi_image_processor.json",
+                              "max_length")
+    else:
+        folder, file, name = (hub.in_cache(profile.language_model), "config.json",
+                              "max_position_embeddings")
+    if folder is None:
+        return None
+    return folder / "tokenizer.json", json.loads((folder / file).read_text())[name]

@@ -73,6 +73,33 @@ class Truth:
     def _sites_of_rows(self) -> dict[int, int]:
         return {row: site for site, rows in enumerate(self.sites) for row in rows}
 
+    def alike(self, row: int) -> set[int]:
+        """The rows that share a caption with a row, and the row: words do not tell them apart."""
+        keys = {_key(text) for text in self.captions[row]}
+        if len(keys) == 1:                      # as in class folders: no copy of a large set
+            return self._rows_by_phrase[keys.pop()]
+        return {row}.union(*(self._rows_by_phrase[key] for key in keys))
+
+    def rows_of_each_kind(self) -> list[int]:
+        """One row for each list of captions that occurs."""
+        return list({tuple(captions): row for row, captions in enumerate(self.captions)}.values())
+
+    @cached_property
+    def most_to_select(self) -> int:
+        """How many images a selection may have if captions are to say which one is right."""
+        if not self.has_captions:
+            return 0
+        return len(self.captions) + 1 - min(
+            len(self.alike(row)) for row in self.rows_of_each_kind())
+
+    @cached_property
+    def _rows_by_phrase(self) -> dict[str, set[int]]:
+        rows = defaultdict(set)
+        for row, captions in enumerate(self.captions):
+            for text in captions:
+                rows[_key(text)].add(row)
+        return rows
+
     @cached_property
     def sites_by_length(self) -> dict[int, list[tuple[int, ...]]]:
         """For each number of images, the sites that have at least that many."""
@@ -101,3 +128,8 @@ def distinct_rows(truth: Truth, rng: np.random.Generator, count: int) -> list[in
 def as_phrase(caption: str) -> str:
     caption = caption.strip().rstrip(".?!")
     return caption[:1].lower() + caption[1:]
+
+
+def _key(caption: str) -> str:
+    """A caption as it is compared: case and full stop make no difference."""
+    return as_phrase(caption).casefold()

@@ -1,4 +1,4 @@
-"""Lesson 05: measuring whether the model uses its images, with intervals and controls."""
+"""Lesson 05: does the model use its images? Intervals and controls that answer it."""
 
 from vlm_utils.evaluation.attention import attention_to_images, eager_attention
 from vlm_utils.evaluation.controls import blind, permuted, reversed_frames, shuffled, with_unrelated

@@ -1,7 +1,7 @@
-"""Lesson 05: where the model looks when it answers.
+"""Where the model looks when it answers.
 
-Attention says what an answer could draw on, not what it rests on ("Attention is not explanation",
-Jain and Wallace 2019): a control that takes an image away says that.
+Attention shows what an answer could draw on, not what it rests on ("Attention is not Explanation",
+Jain and Wallace 2019). To learn that, take an image away: see `controls`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from vlm_utils.datasets import Sample
 @torch.inference_mode()
 def attention_to_images(model: MultiImageVLM, processor: MultiImageProcessor,
                         sample: Sample) -> np.ndarray:
-    """Attention of the position that predicts the first token of the answer, to image tokens.
+    """How the position that predicts the first token of the answer attends to image tokens.
 
-    Returns (layers, num_images, side, side), the mean over heads; side * side tokens an image, in
-    row order. What goes to text is left out: each layer sums to 1 over all images.
+    Returns (layers, num_images, side, side), the mean over heads; an image has side * side tokens,
+    in row order. Attention to text is left out: each layer sums to 1 over all images.
     Raises ValueError if the sample has no images, or if an image's tokens do not form a square.
     """
     tokens = processor.tokens_per_image
@@ -51,7 +51,10 @@ def attention_to_images(model: MultiImageVLM, processor: MultiImageProcessor,
 
 @contextmanager
 def eager_attention(language_model: PreTrainedModel) -> Iterator[None]:
-    """The language model with plain attention, which alone keeps its weights; then as it was."""
+    """Switch a language model to plain attention, the only kind that returns its weights.
+
+    Afterwards, and after an error, the model has the attention it had before.
+    """
     before = language_model.config._attn_implementation
     try:
         language_model.set_attn_implementation("eager")

@@ -17,6 +17,6 @@ def draw_readme_picture(path: Path) -> int:
         place["frames"][0], place["frames"][-1], COMPARE_PROMPT,
         tiny_earth.describe_change(scenes[0], scenes[-1]))
     path.parent.mkdir(exist_ok=True)
-    path.write_bytes(plots.as_picture(figure, "", dpi=110).data)
+    path.write_bytes(plots.to_png(figure, dpi=110))
     print(path)
     return 0

@@ -28,6 +28,7 @@ from vlm_utils.tiny_earth import (
     cells_on_line,
 )
 from vlm_utils.tiny_earth.turning import turn_tensor
+from vlm_utils.training import BETAS
 
 SIDE, PATCH, MERGE = 64, 16, 2  # pixels, pixels, patches: (64 / 16 / 2)^2 = 4 tokens
 # Spread of the noise between encoder and classifier (features start at 1 and grow to 1.6). It makes
@@ -113,7 +114,7 @@ def pretrain_encoder(pixels, scenes: Sequence[Scene], steps: int, batch_size: in
     classifier = nn.Linear(MERGE ** 2 * encoder.config.hidden_size, sum(CLASSES))
     parameters = [*encoder.parameters(), *classifier.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=0.05,
-                                  betas=(0.9, 0.98), fused=True)
+                                  betas=BETAS, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
     for step in range(1, steps + 1):
         rows = rng.integers(0, len(labels), batch_size).tolist()

@@ -1,8 +1,15 @@
-"""Files of the Hugging Face hub: from the local cache, else the network, else a clear error."""
+"""Files of the Hugging Face hub: from the local cache, else the network, else a clear error.
+
+Libraries are imported where they are used: `doctor` looks at files on machines where one of them is
+missing or broken, and a library that cannot be loaded must not pass for a damaged file.
+"""
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 from pathlib import Path
 
 from vlm_utils.profiles import HubRepository, Profile
@@ -24,7 +31,7 @@ def fetch(repository: HubRepository) -> Path:
     """The folder of a repository's files at its pinned revision.
 
     A whole copy in the local cache is used without a network attempt. Raises MissingFiles, naming
-    what is missing and the command that fetches it, where there is neither cache nor network.
+    what is missing and the command that fetches it, if there is neither cache nor network.
     """
     cached = in_cache(repository)
     if cached is not None:
@@ -61,7 +68,7 @@ def fetch_all(wanted: list[HubRepository]) -> list[Path]:
 
 
 def in_cache(repository: HubRepository, folder: Path | None = None) -> Path | None:
-    """The cached folder of a repository, or None where a file of a kind it needs is missing.
+    """The cached folder of a repository, or None if a file of a kind it needs is missing.
 
     folder: a cache in the hub's layout, as `prefetch` fills it; by default the hub's own.
     """
@@ -76,15 +83,32 @@ def in_cache(repository: HubRepository, folder: Path | None = None) -> Path | No
     return found if is_whole(repository, found) else None
 
 
+def cache_folder(folder: Path | None = None) -> Path:
+    """The folder, or else the hub's own cache, which HF_HUB_CACHE or HF_HOME may have moved."""
+    if folder is None:
+        from huggingface_hub import constants
+        folder = Path(constants.HF_HUB_CACHE)
+    return Path(folder).expanduser().resolve()
+
+
+def free_bytes(folder: Path) -> int:
+    """Free space where a folder is, or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
 def damaged(folder: Path) -> list[str]:
     """Files of a folder that are there and cannot be read, as after a copy that was cut short."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")
+    # Behind linked folders too, which Path.rglob passes by.
+    files = (Path(parent) / name for parent, _, names in os.walk(folder, followlinks=True)
+             for name in names)
+    return sorted(str(path.relative_to(folder)) for path in files
                   if path.is_file() and not _is_readable(path))
 
 
 def _is_readable(path: Path) -> bool:
     """Is it what its name says, as far as its beginning and its end tell? Weights are not read."""
-    import json
     try:
         if path.suffix == ".json":
             json.loads(path.read_text(encoding="utf-8"))
@@ -93,9 +117,11 @@ def _is_readable(path: Path) -> bool:
             parquet.read_metadata(path)
         elif path.suffix == ".safetensors":
             from safetensors import safe_open
-            with safe_open(path, "pt"):
+            with safe_open(path, "np"):     # without torch, whose faults are not the file's
                 pass
-    except Exception:               # each library has errors of its own for the same fact
+    except ImportError:                     # the library is broken, not the file
+        raise
+    except Exception:                       # each library has errors of its own for the same fact
         return False
     return True
 

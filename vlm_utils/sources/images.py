@@ -1,152 +1,243 @@
-"""Images from files, folders and the hub: opened with care, refused with a reason."""
+"""Picture files: opened with care, refused with a reason that names the file."""
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
-import re
+import os
+import stat
+import warnings
 from pathlib import Path
+from typing import IO
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from vlm_utils.profiles import HubRepository
+from vlm_utils.sources.depth import Depth, black_and_white, is_deep, measure, to_eight_bits
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+# Nothing else is tried: Pillow's reader of EPS, for one, starts Ghostscript. HEIF is read if an
+# add-on of Pillow's (pillow-heif) has been registered.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "HEIF")
+SUFFIXES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
+            ".heic", ".heif"}
 MAX_PIXELS = 100_000_000
+MAX_BYTES = 600_000_000             # of memory while a picture is opened, and of a file
+_MANY_PIXELS = 25_000_000           # a JPEG of more is decoded at half its width and height
+_DARK = 64                          # of 256 levels: what 14 of 16 bits reach at most
 
 
-def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
+class UnreadableImage(ValueError):
+    """A picture that is not read; the message names it and says why."""
+
+
+def open_image(source: str | Path | bytes, name: str | None = None,
+               shown: tuple[float, float] | None = None) -> Image.Image:
     """An image file as an upright RGB picture, whatever its mode.
 
-    Grey, palette, CMYK and 16-bit pictures are converted, transparency is laid over white, EXIF
-    rotation is applied. Raises ValueError naming the file where it is missing, unreadable, cut
-    short, animated or larger than 100 million pixels.
+    Grey, palette and CMYK pictures are converted, transparency is laid over white, EXIF rotation
+    is applied; `as_rgb` says what becomes of 16-bit and float pictures. A JPEG of more than 25
+    million pixels comes at half its width and height. shown: see as_rgb.
+    Raises UnreadableImage, a ValueError, naming the file if it is missing, not a file, not in one
+    of FORMATS, unreadable, cut short, animated, or too large (100 million pixels, or 600 MB of
+    memory).
     """
     name = name or (str(source) if not isinstance(source, bytes) else "image")
+    return to_rgb(read_picture(source, name), name, shown)
+
+
+def read_picture(source: str | Path | bytes, name: str) -> Image.Image:
+    """A single picture as its file has it, decoded and upright; raises as open_image does."""
     try:
-        stream = io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb")
-    except OSError as error:
-        raise ValueError(f"{name}: cannot be opened ({error.strerror})") from error
-    with stream:
-        try:
-            with Image.open(stream) as picture:
-                _check_size(picture, name)
-                picture.load()
-                return as_rgb(picture, name)
-        except UnidentifiedImageError as error:
-            raise ValueError(f"{name}: is no image that can be read") from error
-        except Image.DecompressionBombError as error:
-            raise ValueError(f"{name}: {error}: save it smaller") from error
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"{name}: is damaged or cut short ({error})") from error
+        with open_file(source, name) as stream, \
+                Image.open(stream, formats=_known_formats()) as picture:
+            _refuse_animation(picture, name)
+            _refuse_size(picture, name)
+            if picture.width * picture.height > _MANY_PIXELS:
+                picture.draft(None, (picture.width // 2, picture.height // 2))      # JPEG only
+            deep_colour = _has_deep_colour(picture, stream)
+            picture.load()
+            if deep_colour:
+                _refuse_dark(picture, name)
+            return _upright(picture)
+    except UnreadableImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImage(f"{name}: {_why_not_known(source)}") from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImage(f"{name}: {error}: save it smaller") from error
+    except Exception as error:      # Pillow's readers raise what they like for a broken file
+        raise UnreadableImage(f"{name}: is damaged or cut short, or a kind of picture that cannot "
+                              f"be read ({type(error).__name__}: {error}): save it again, as JPEG "
+                              "or PNG") from error
 
 
-def as_rgb(picture: Image.Image, name: str = "image") -> Image.Image:
-    """A PIL image of any mode as upright RGB. Raises ValueError for an animation."""
-    # A multi-picture JPEG (MPO), as some cameras write it, is one photograph with a preview.
-    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-        raise ValueError(f"{name}: is an animation of {picture.n_frames} frames: save the frames "
-                         "you mean as single images, in a folder of their own for a sequence")
-    if picture.mode == "RGB" and not picture.getexif() and not picture.has_transparency_data:
-        return picture
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I") or picture.mode == "F":     # 16 or 32 bits of grey
-        values = np.asarray(picture, dtype=np.float64)
-        top = 65535.0 if picture.mode.startswith("I;16") or values.max() > 255 else 255.0
-        picture = Image.fromarray(np.clip(values / top * 255, 0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture)
-    return picture.convert("RGB")
+def as_rgb(picture: Image.Image, name: str = "image",
+           shown: tuple[float, float] | None = None) -> Image.Image:
+    """A PIL image of any mode as upright RGB.
 
-
-def load_image_folder(folder: str | Path):
-    """A folder in the `datasets` imagefolder convention as a Dataset with an `image` column.
-
-    With a metadata.jsonl (or .csv) of file_name, caption_0, caption_1 ...: the images it names,
-    with their captions. Without: all images in the order of their names, as frames in time.
-    Raises ValueError naming the file or line that is wrong; every image is opened once to see.
+    16-bit and float pictures are scaled: `shown` gives the values that become black and white, by
+    default the range that the file names, else one that fits the values (`depth`); a warning says
+    what was taken. Raises UnreadableImage for an animation, and if no range is known to fit.
     """
-    from datasets import Dataset
-    from datasets import Image as ImageFeature
-    folder = Path(folder)
-    rows = _metadata(folder)
-    if rows is None:
-        files = sorted((f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES),
-                       key=_as_people_count)
-        if not files:
-            raise ValueError(f"{folder}: holds no image ({', '.join(sorted(SUFFIXES))})")
-        rows = [{"image": str(f)} for f in files]
-    for row in rows:
-        open_image(row["image"])
-    dataset = Dataset.from_list(rows)
-    # What is computed from these images is kept under this name: other files, another name.
-    files = [Path(row["image"]) for row in rows]
-    states = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    dataset._fingerprint = hashlib.sha256(repr((rows, states)).encode()).hexdigest()[:16]
-    return dataset.cast_column("image", ImageFeature())
+    _refuse_animation(picture, name)
+    return to_rgb(_upright(picture), name, shown)
 
 
-def _as_people_count(file: Path) -> list:
-    """A key that sorts frame_2 before frame_10: text and numbers in turn."""
-    parts = re.split(r"(\d+)", file.name)
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
+def to_rgb(picture: Image.Image, name: str, shown: tuple[float, float] | None) -> Image.Image:
+    """as_rgb for a picture that is known to be single and upright, as read_picture returns it."""
+    if picture.mode == "RGB" and not picture.has_transparency_data:
+        return picture
+    if is_deep(picture):
+        picture = to_eight_bits(picture, *(shown or _guess_range(picture, name)))
+    if picture.has_transparency_data:
+        picture = picture if picture.mode == "RGBA" else picture.convert("RGBA")
+        white = Image.new("RGB", picture.size, "white")
+        white.paste(picture, mask=picture)
+        return white
+    try:
+        return picture.convert("RGB")
+    except ValueError as error:
+        raise UnreadableImage(f"{name}: is in colours that cannot be read ({error}): save it as "
+                              "RGB") from error
 
 
-def load_hub_images(repository: HubRepository, split: str):
-    """One split of a data set on the hub, out of the local cache where it is there."""
-    from datasets import Dataset
-
-    from vlm_utils.sources.hub import fetch
-    files = sorted(str(f) for f in (fetch(repository) / "data").glob(f"{split}-*.parquet"))
-    if not files:
-        raise FileNotFoundError(f"{repository.repo_id}: no file data/{split}-*.parquet")
-    return Dataset.from_parquet(files)
+def say_range(name: str, depth: Depth, shown: tuple[float, float]) -> None:
+    """Warn how the values of a deep picture become shades; not for 16 whole bits, nor for black."""
+    if depth.high != 0 and (depth.said is not None or shown != (0.0, 65535.0)):
+        by = "as the file says" if depth.said is not None else "a guess from its values"
+        warnings.warn(f"{name}: its values go from {depth.low:g} to {depth.high:g}; {shown[0]:g} "
+                      f"is shown as black and {shown[1]:g} as white ({by})", stacklevel=3)
 
 
-def _metadata(folder: Path) -> list[dict] | None:
-    """Rows of metadata.jsonl or metadata.csv, their files found, or None without such a file."""
-    import pandas as pd
-    lines, csv = folder / "metadata.jsonl", folder / "metadata.csv"
-    if lines.is_file():
-        rows = []
-        for number, line in enumerate(lines.read_text(encoding="utf-8").splitlines(), start=1):
-            if line.strip():
-                try:
-                    rows.append((f"{lines}, line {number}", json.loads(line)))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{lines}, line {number}: is no JSON ({error})") from error
-    elif csv.is_file():
-        table = pd.read_csv(csv, dtype=str, keep_default_na=False)
-        rows = [(f"{csv}, row {i + 1}", row) for i, row in enumerate(table.to_dict("records"))]
+def range_of(depth: Depth, name: str) -> tuple[float, float]:
+    """What to show as black and white. Raises UnreadableImage naming what cannot be shown."""
+    try:
+        return black_and_white(depth)
+    except ValueError as error:
+        raise UnreadableImage(f"{name}: {error}") from error
+
+
+def open_file(source: str | Path | bytes, name: str) -> IO[bytes]:
+    """The file, opened; a pipe or a device, which may never end, is not."""
+    if isinstance(source, bytes):
+        return io.BytesIO(source)
+    try:
+        state = os.stat(source)
+        if stat.S_ISDIR(state.st_mode):
+            raise UnreadableImage(f"{name}: cannot be opened (it is a folder)")
+        if not stat.S_ISREG(state.st_mode):
+            raise UnreadableImage(f"{name}: cannot be opened (it is a pipe, a socket or a device, "
+                                  "not a file)")
+        if state.st_size > MAX_BYTES:
+            raise UnreadableImage(f"{name}: is a file of {state.st_size / 1e6:.0f} MB, more than "
+                                  f"the {MAX_BYTES / 1e6:.0f} that are read: save it smaller")
+        return open(source, "rb")
+    except OSError as error:
+        raise UnreadableImage(f"{name}: cannot be opened ({error.strerror})") from error
+
+
+def _guess_range(picture: Image.Image, name: str) -> tuple[float, float]:
+    depth = measure(picture)
+    shown = range_of(depth, name)
+    say_range(name, depth, shown)
+    return shown
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    turned = picture.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    return ImageOps.exif_transpose(picture) if turned else picture
+
+
+def _known_formats() -> list[str]:
+    """Those of FORMATS that this Pillow has a reader for."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _why_not_known(source: str | Path | bytes) -> str:
+    """Why no reader takes a file, as far as its first bytes tell."""
+    if isinstance(source, bytes):
+        start = source[:16]
     else:
-        return None
-    if not rows:
-        raise ValueError(f"{lines if lines.is_file() else csv}: names no image")
-    for where, row in rows:
-        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
-            raise ValueError(f"{where}: has no file_name")
-    columns = [f"caption_{i}" for i in range(5)]
-    found = []
-    for where, row in rows:
-        path = folder / row["file_name"]
-        if not path.is_file():
-            raise ValueError(f"{where}: names {row['file_name']}, which is not in {folder}")
-        captions = {c: str(row[c]) for c in columns if row.get(c)}
-        if any(c in r for _, r in rows for c in columns) and not captions:
-            raise ValueError(f"{where}: {row['file_name']} has no caption, others have")
-        found.append({"image": str(path)} | {c: captions.get(c) for c in columns
-                                             if any(r.get(c) for _, r in rows)})
-    return found
+        with open(source, "rb") as file:
+            start = file.read(16)
+    if start[4:8] == b"ftyp":
+        kind = "AVIF" if start[8:12] in (b"avif", b"avis") else "HEIC or another kind of MP4"
+        return f"is {kind}, which this Pillow cannot read: save it as JPEG or PNG"
+    if start[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return ("is a TIFF that cannot be read (damaged, or of a kind Pillow does not know, as "
+                "with many bands): save three of its bands as RGB, or one as grey")
+    return ("is not an image that can be read (JPEG, PNG, WebP, BMP, TIFF, GIF or AVIF), whatever "
+            "its name says")
 
 
-def _check_size(picture: Image.Image, name: str) -> None:
+def _refuse_animation(picture: Image.Image, name: str) -> None:
+    # A multi-picture JPEG (MPO), as some cameras write it, is one photograph with a preview.
+    if not getattr(picture, "is_animated", False) or picture.format == "MPO":
+        return
+    frames = _pages(picture) if picture.format == "TIFF" else picture.n_frames
+    if frames > 1:
+        raise UnreadableImage(f"{name}: is an animation of {frames} frames: save the frames you "
+                              "mean as single images, in a folder of their own for a sequence")
+
+
+def _pages(picture: Image.Image) -> int:
+    """Pages of a TIFF that are pictures of their own: not overviews of another, nor masks."""
+    pages = 1
+    try:
+        for number in range(1, picture.n_frames):
+            picture.seek(number)
+            pages += not picture.tag_v2.get(254, 0) & 0b101         # the tag NewSubfileType
+    finally:
+        picture.seek(0)
+    return pages
+
+
+def _refuse_size(picture: Image.Image, name: str) -> None:
     width, height = picture.size
     if width * height > MAX_PIXELS:
-        raise ValueError(f"{name}: is {width} x {height} pixels, more than the "
-                         f"{MAX_PIXELS // 1_000_000} million that are read: save it smaller")
-    if getattr(picture, "n_frames", 1) > 1 and picture.format != "MPO":
-        as_rgb(picture, name)
+        raise UnreadableImage(f"{name}: is {width} x {height} pixels, more than the "
+                              f"{MAX_PIXELS // 1_000_000} million that are read: save it smaller")
+    memory = width * height * _bytes_per_pixel(picture)
+    if memory > MAX_BYTES:
+        raise UnreadableImage(
+            f"{name}: is {width} x {height} pixels ({picture.format}, {picture.mode}) and would "
+            f"take {memory / 1e6:.0f} MB of memory, more than the {MAX_BYTES / 1e6:.0f} that are "
+            "allowed: save it smaller")
+
+
+def _bytes_per_pixel(picture: Image.Image) -> int:
+    """Peak memory for each pixel while a picture is decoded and becomes RGB, as measured."""
+    if picture.format in ("JPEG", "MPO"):       # at half the width; passes keep coefficients
+        return 8 if picture.info.get("progressive") else 2
+    if picture.format == "WEBP":
+        return 17
+    if picture.format in ("AVIF", "HEIF"):
+        return 10
+    return 7 if picture.mode == "RGB" else 9
+
+
+def _has_deep_colour(picture: Image.Image, stream: IO[bytes]) -> bool:
+    """Has the file 16 bits for each colour? Pillow keeps the upper 8 of them."""
+    if is_deep(picture):
+        return False
+    if picture.format == "PNG":
+        place = stream.tell()
+        stream.seek(24)                         # the depth, in the header
+        depth = stream.read(1)
+        stream.seek(place)
+        return depth == b"\x10"
+    bits = picture.tag_v2.get(258, (8,)) if picture.format == "TIFF" else (8,)
+    return max(bits) > 8
+
+
+def _refuse_dark(picture: Image.Image, name: str) -> None:
+    """A picture whose upper 8 of 16 bits are hardly used would be almost black."""
+    extrema = picture.getextrema()
+    brightest = max(high for _, high in (extrema if isinstance(extrema[0], tuple) else [extrema]))
+    bands = len(picture.getbands()) - picture.has_transparency_data
+    if bands and picture.mode != "L":
+        brightest = max(high for _, high in extrema[:bands])
+    if 0 < brightest < _DARK:
+        raise UnreadableImage(
+            f"{name}: has 16 bits a colour, and its brightest value is below "
+            f"{(brightest + 1) * 256} of 65536, so that it would be almost black: scale it to "
+            "8 bits yourself and save it again")

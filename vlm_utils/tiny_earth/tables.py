@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from vlm_utils.profiles import data_folder
+import glob
+
+from vlm_utils.profiles import data_folder, quiet_libraries
 
 SPLITS = ("train", "validation", "test")
 REBUILD = "python -m vlm_utils.tiny_earth"
@@ -48,4 +50,6 @@ def _load(table, split):
     path = data_folder() / "tiny_earth" / table / f"{split}.parquet"
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; rebuild it with: {REBUILD}")
-    return Dataset.from_parquet(str(path))
+    # `datasets` takes names for patterns: a bracket in a folder's name must stand for itself.
+    with quiet_libraries():
+        return Dataset.from_parquet(glob.escape(str(path)))

@@ -11,10 +11,15 @@ from vlm_utils.training.loop import (
     train,
     training_step,
 )
-from vlm_utils.training.optimizers import MuonAndAdamW, make_optimizer, parameter_groups
+from vlm_utils.training.optimizers import (
+    BETAS,
+    MuonAndAdamW,
+    make_optimizer,
+    parameter_groups,
+)
 from vlm_utils.training.run import TrainingRun, start_run
 
 __all__ = [
-    "FeatureTable", "MuonAndAdamW", "StopButton", "TrainingRun", "TrainingSettings",
+    "BETAS", "FeatureTable", "MuonAndAdamW", "StopButton", "TrainingRun", "TrainingSettings",
     "answer_weights", "climb", "encode_table", "make_optimizer", "parameter_groups",
     "print_progress", "resume_run", "save_checkpoint", "start_run", "train", "training_step"]

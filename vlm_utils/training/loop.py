@@ -11,12 +11,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from vlm_utils.architecture import IGNORED
-from vlm_utils.training.checkpoints import save_checkpoint
+from vlm_utils.plots import progress
+from vlm_utils.training.checkpoints import (
+    how_to_go_on,
+    is_due,
+    reserve_folder,
+    save_checkpoint,
+)
 from vlm_utils.training.run import TrainingRun
 
 
@@ -52,35 +59,36 @@ def train(run: TrainingRun, folder: str | Path | None = None,
           on_step: Callable[[dict], None] | None = None) -> pd.DataFrame:
     """Train to the last step; returns step, loss, learning rate and seconds, one row per step.
 
-    folder: where checkpoints go. on_step: called after each step with its row. The stop button
-    ends the training after the step that is running, with a checkpoint if there is a folder.
+    folder: where checkpoints go; it is replaced only after the last step. on_step: called after
+    each step with its row. The stop button ends the training after the step that is running, and
+    its checkpoint is kept beside folder.
     """
     settings, batches = run.settings, run.batches()
-    run.model.train()
     started = time.perf_counter() - (run.history[-1]["seconds"] if run.history else 0)
+    run.model.train()
     try:
-        with StopButton() as stop, progress_bar(run) as bar:
+        with reserve_folder(folder, run) as folder, StopButton() as stop, \
+                show_progress(run) as line:
             for step in range(len(run.history) + 1, settings.steps + 1):
-                window = [next(batches) for _ in range(settings.accumulation)]
-                loss = training_step(run.accelerator, run.wrapped, run.optimizer, window,
+                parts = [next(batches) for _ in range(settings.accumulation)]
+                loss = training_step(run.accelerator, run.wrapped, run.optimizer, parts,
                                      settings.average, settings.max_grad_norm)
                 run.schedule.step()
                 run.history.append({
                     "step": step, "loss": loss, "learning_rate": run.schedule.get_last_lr()[0],
                     "seconds": time.perf_counter() - started})
-                bar.update()
+                line.update()
                 if on_step is not None:
                     stop.while_calling(on_step, run.history[-1])
-                if stop.pressed:
-                    print(f"interrupted after step {step} of {settings.steps}")
-                    break
-                if folder and settings.checkpoint_every and step % settings.checkpoint_every == 0:
+                stopped = stop.pressed_in_any(run.accelerator)
+                if folder and (stopped or is_due(run)):
                     save_checkpoint(folder, run)
-        if folder:
-            save_checkpoint(folder, run)
+                if stopped and step < settings.steps:
+                    run.accelerator.print(how_to_go_on(folder, run))
+                    break
     finally:
         run.leave_model()
-    return pd.DataFrame(run.history)
+    return pd.DataFrame(run.history, columns=["step", "loss", "learning_rate", "seconds"])
 
 
 def answer_weights(labels: Tensor, average: str) -> Tensor:
@@ -136,6 +144,13 @@ class StopButton:
             raise KeyboardInterrupt
         self.pressed = True
 
+    def pressed_in_any(self, accelerator: Accelerator) -> bool:
+        """Was it pressed in any of several processes? All of them stop after the same step."""
+        if accelerator.num_processes == 1:
+            return self.pressed
+        pressed = torch.tensor(float(self.pressed), device=accelerator.device)
+        return bool(accelerator.reduce(pressed, "sum"))
+
     def while_calling(self, function: Callable, *arguments) -> None:
         """Call a function between two steps; an interrupt that it raises stops the training too."""
         try:
@@ -144,9 +159,7 @@ class StopButton:
             self.pressed = True
 
 
-def progress_bar(run: TrainingRun) -> tqdm:
-    """A bar over all steps, shown by the first process alone."""
-    # Said only where it is to be silent: a False would overrule TQDM_DISABLE.
-    silent = {} if run.accelerator.is_main_process else {"disable": True}
-    return tqdm(total=run.settings.steps, initial=len(run.history), leave=False, unit="step",
-                mininterval=1, **silent)
+def show_progress(run: TrainingRun) -> tqdm:
+    """How many of all steps are done, shown by the first process alone."""
+    return progress(run.settings.steps, "training", "steps", initial=len(run.history),
+                    silent=not run.accelerator.is_main_process)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from accelerate import Accelerator, skip_first_batches
@@ -18,6 +19,7 @@ from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
 from vlm_utils.collate import LengthGroupedSampler, collate
 from vlm_utils.datasets import EncodedSamples, TaskDataset
 from vlm_utils.profiles import TrainingSettings
+from vlm_utils.training.fingerprints import describe_samples
 from vlm_utils.training.optimizers import make_optimizer
 
 
@@ -26,7 +28,8 @@ class TrainingRun:
     """What a training needs, and what it has reached: all that a checkpoint holds.
 
     accelerator: knows device, precision and processes. wrapped: the model as accelerate hands it
-    out for training. history: one row (step, loss, learning_rate, seconds) for each step.
+    out for training. history: one row (step, loss, learning_rate, seconds) for each step. name:
+    tells this run from another one in the same folder; it keeps its name when it is resumed.
     """
 
     model: MultiImageVLM
@@ -37,11 +40,32 @@ class TrainingRun:
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     loader: DataLoader
+    samples: EncodedSamples
     history: list[dict] = field(default_factory=list)
+    name: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
+    drawn: int | None = None        # batches since the first step, once there was one
+
+    @cached_property
+    def data(self) -> dict:
+        """What it is trained on, as a checkpoint remembers it (`describe_samples`)."""
+        return describe_samples(self.samples)
 
     def batches(self) -> Iterator[dict]:
-        """Batches epoch after epoch; those of the steps in the history are skipped, unread."""
-        skip, per_epoch = len(self.history) * self.settings.accumulation, len(self.loader)
+        """Batches epoch after epoch; those of the steps in the history are skipped, unread.
+
+        Raises RuntimeError if the step before was cut off, and weights may have moved that the
+        history does not know of.
+        """
+        done = len(self.history) * self.settings.accumulation
+        if self.drawn not in (None, done):
+            raise RuntimeError(f"step {len(self.history) + 1} of this run was cut off in the "
+                               "middle: go on from its checkpoint (resume_run), or start again")
+        for drawn, batch in enumerate(self._batches_after(done), start=done + 1):
+            self.drawn = drawn
+            yield batch
+
+    def _batches_after(self, skip: int) -> Iterator[dict]:
+        per_epoch = len(self.loader)
         sampler = self.loader.batch_sampler
         while not hasattr(sampler, "epoch"):  # accelerate may wrap it
             sampler = sampler.batch_sampler
@@ -74,10 +98,22 @@ def start_run(model: MultiImageVLM, processor: MultiImageProcessor,
         else EncodedSamples(dataset, processor)
     sampler = LengthGroupedSampler(
         samples.lengths, settings.batch_size, settings.seed, settings.window)
-    loader = DataLoader(samples, batch_sampler=sampler, collate_fn=collate_fn or partial(
-        collate, pad_token_id=processor.pad_token_id))
+    # With a generator of its own: each epoch draws from it, and a resumed run begins one twice.
+    loader = DataLoader(
+        samples, batch_sampler=sampler, generator=torch.Generator().manual_seed(settings.seed),
+        collate_fn=collate_fn or partial(collate, pad_token_id=processor.pad_token_id))
     optimizer = make_optimizer(model, settings)
-    schedule = get_cosine_schedule_with_warmup(optimizer, settings.warmup_steps, settings.steps)
+    schedule = make_schedule(optimizer, settings)
     wrapped, optimizer, loader = accelerator.prepare(model, optimizer, loader)
     return TrainingRun(model, processor, settings, accelerator, wrapped, optimizer, schedule,
-                       loader)
+                       loader, samples)
+
+
+def make_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings,
+                  done: int = 0) -> torch.optim.lr_scheduler.LRScheduler:
+    """The learning rate up in a straight line, then down along half a cosine.
+
+    done: steps that were taken before, with the state of the optimizer put back.
+    """
+    return get_cosine_schedule_with_warmup(
+        optimizer, settings.warmup_steps, settings.steps, last_epoch=done - 1)

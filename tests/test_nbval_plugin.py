@@ -1,6 +1,7 @@
 """What may fool nbval, planted in small notebooks: each must fail, once, and say what happened."""
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -11,12 +12,11 @@ from dataclasses import dataclass
 
 import nbformat
 import pytest
-from conftest import REPOSITORY
 
 from vlm_utils.course import conditions
 from vlm_utils.course.conditions import isolation
-from vlm_utils.course.report import CellRun, LessonRun, to_html
-from vlm_utils.course.runner import check_course
+from vlm_utils.course.nbval_plugin import NBVAL_CELL_SECONDS
+from vlm_utils.profiles import REPOSITORY
 
 TIMEOUT = 600       # of a cell, in seconds: what none of the broken notebooks may wait for
 LATE_KILL = """\
@@ -27,6 +27,15 @@ time.sleep(600)"""
 LIMIT = """\
 import resource
 resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000,) * 2)"""
+LATE = """\
+import threading
+go = threading.Event()
+def fail(): go.wait(); raise ValueError("planted")
+thread = threading.Thread(target=fail)
+thread.start()"""
+UNASKED = """\
+from concurrent.futures import ThreadPoolExecutor
+with ThreadPoolExecutor() as pool: future = pool.submit(lambda: 1 / 0)"""
 BROKEN = {
     "killed": ["import os; os.kill(os.getpid(), 9)", "1"],
     "killed_from_outside": ["1", LATE_KILL, "1"],
@@ -35,11 +44,24 @@ BROKEN = {
     "unknown_magic": ["%no_such_magic", "1"],
     "script_not_there": ["%run no_such_script.py", "1"],
     "error": ["1", "1 / 0", "1", "1"],
-    "works": ["a = bytearray(200_000_000)", "del a", "1"],
+    "late": ["1", LATE, "1", "go.set(); thread.join()", "1"],
+    "unasked": ["1", UNASKED, "1"],
+    "works": ["a = bytearray(200_000_000)", "del a", "import ipywidgets\nipywidgets.IntSlider()"],
 }
+FIGURE = """\
+from vlm_utils.plots import as_picture, new_figure
+figure = new_figure(2, 2)
+figure.subplots().plot([1, 2], linewidth={width})
+picture = as_picture(figure, "A line.")
+"""
+PICTURE = "from PIL import Image\nImage.linear_gradient('L').resize((64, 64))"
 COMPARED = {        # what runs, what is stored: a shape, a count, a decoded prompt
     "same": ("print((3, 16, 96))", "(3, 16, 96)\n"),
     "with_a_bar": ("from tqdm.auto import tqdm\nfor _ in tqdm(range(3)): pass\nprint(3)", "3\n"),
+    "with_a_line": ("from vlm_utils.plots import progress\n"
+                    "with progress(3, 'encoding', 'images') as line: line.update(3)\nprint(3)",
+                    "3\n"),
+    "no_bar": ("import sys\nprint('50%| wrong', file=sys.stderr)\nprint(3)", "3\n"),
     "other_shape": ("print((3, 16, 96))", "(3, 49, 96)\n"),
     "other_count": ("print(f'{14330} images')", "14331 images\n"),
     "other_prompt": ("print('[image]<image_1>What changed?')", "<image_1>[image]What changed?\n"),
@@ -64,14 +86,18 @@ def write_notebook(path, sources, outputs=(), tags=()):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
 
 
-def run_nbval(folder, *options, **environment):
-    """Outcomes of a folder's notebooks, {notebook: [Cell, ...]}, what pytest wrote, its status."""
+def run_nbval(folder, *options, names=(), timeout=TIMEOUT, **environment):
+    """Outcomes of a folder's notebooks, {notebook: [Cell, ...]}, what pytest wrote, its status.
+
+    The end of a notebook, which pytest counts as a test of its own, is not among its cells, but
+    under "(the notebook's name) end".
+    """
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "vlm_utils.course.nbval_plugin", "--nbval-lax",
-         "--nbval-current-env", f"--nbval-cell-timeout={TIMEOUT}", "-p", "no:cacheprovider",
+         "--nbval-current-env", f"--nbval-cell-timeout={timeout}", "-p", "no:cacheprovider",
          "--nbval-kernel-startup-timeout=300",
          f"--junit-xml={folder / 'check.xml'}", f"--lesson-html={folder / 'check.html'}",
-         *options, str(folder)],
+         *options, *([str(folder / f"{name}.ipynb") for name in names] or [str(folder)])],
         cwd=folder, env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment,
         capture_output=True, text=True)
     found = {}
@@ -80,6 +106,8 @@ def run_nbval(folder, *options, **environment):
         measured = {p.get("name"): p.get("value") for p in case.iter("property")}
         text = " ".join(f"{child.get('message')} {child.text}" for child in bad)
         name = case.get("classname").removesuffix(".ipynb").split(".")[-1]
+        if not case.get("name").startswith("Cell "):
+            name = f"{name} {case.get('name').lower()}"
         found.setdefault(name, []).append(Cell(bad[0].tag if bad else "passed", text, measured))
     return found, done.stdout, done.returncode
 
@@ -91,6 +119,7 @@ def broken(tmp_path_factory):
     for name, sources in BROKEN.items():
         if os.name == "posix" or "resource" not in sources[0]:
             write_notebook(folder / f"{name}.ipynb", sources)
+    (folder / "no_notebook.ipynb").write_text("{")
     found, screen, status = run_nbval(folder)
     return found, screen, status, (folder / "check.html").read_text(encoding="utf-8")
 
@@ -135,7 +164,38 @@ def test_cells_after_a_failed_cell_are_not_run_and_do_not_fail(broken):
 
 def test_the_next_notebook_still_runs(broken):
     assert outcomes(broken[0]["works"]) == ["passed"] * 3     # the last in the order of names
+    assert outcomes(broken[0]["works end"]) == ["passed"]
     assert broken[2] != 0
+
+
+def test_what_goes_wrong_after_a_cell_has_passed_is_blamed_on_it(broken):
+    found, screen, _, _ = broken
+    assert outcomes(found["late"]) == ["passed"] * 3 + ["failure", "skipped"]
+    assert "cell 2, after it had ended: an exception in the thread" in found["late"][3].message
+    assert "not run: cell 2 failed" in found["late"][4].message
+    assert "cell 2 failed: after it had ended: an exception in the thread" in screen
+
+
+def test_what_comes_to_light_at_the_end_is_blamed_on_its_cell(broken):
+    found, screen, _, page = broken
+    assert outcomes(found["unasked"]) == ["passed"] * 3
+    assert outcomes(found["unasked end"]) == ["failure"]
+    assert "cell 2, after it had ended: an exception in a pool" in found["unasked end"][0].message
+    assert "cell 2 failed: after it had ended: an exception in a pool" in screen
+    assert page.count("<td>failed: after it had ended: an exception in a pool") == 1
+
+
+def test_a_notebook_that_cannot_be_read_is_a_row_of_the_table(broken):
+    found, screen, _, _ = broken
+    assert outcomes(found["no_notebook notebook"]) == ["failure"]
+    assert "it cannot be read: NotJSONError" in screen
+
+
+def test_what_is_not_checked_is_named(broken):
+    _, screen, _, page = broken
+    assert "not checked: widgets: shown, but nobody has clicked on them (works 3)" in screen
+    assert "not checked: widgets" in page
+    assert re.search(r"not checked: what (\d+) of \1 cells print", screen)
 
 
 def test_seconds_and_peak_memory_of_each_cell_are_kept(broken):
@@ -149,7 +209,7 @@ def test_the_table_ends_the_run_and_stands_in_the_page(broken):
     lines = screen.strip().split("\n")
     head = next(i for i, line in enumerate(lines) if line.startswith("notebook "))
     rows = {line.split()[0]: line for line in lines[head + 1:]}
-    assert list(rows["works"].split()[1]) == ["3"] and rows["works"].endswith(" ok")
+    assert rows["works"].split()[1] == "3" and re.search(rf" {TIMEOUT} s +ok$", rows["works"])
     assert "cell 2 failed: ZeroDivisionError" in rows["error"]
     assert "passed" in lines[head - 2], "something stands between pytest's last line and the table"
     for text in ("<h2>works</h2>", "<td>not run</td>", "import os; os.kill(os.getpid(), 9)",
@@ -169,20 +229,34 @@ def compared(tmp_path_factory):
     cleared = nbformat.read(folder / "cleared.ipynb", as_version=4)
     cleared.cells[0].update(execution_count=None, outputs=[])
     nbformat.write(cleared, folder / "cleared.ipynb")
+    write_notebook(folder / "other_picture.ipynb", [PICTURE])
+    # A figure that is stored with a few other pixels, as another version of matplotlib draws it.
+    names = {}
+    exec(FIGURE.format(width=1.6), names)
+    data, metadata = names["picture"]._repr_mimebundle_()
+    write_notebook(folder / "with_a_figure.ipynb", [FIGURE.format(width=1.5) + "display(picture)"],
+                   [""], ["nbval-check-output"])
+    drawn = nbformat.read(folder / "with_a_figure.ipynb", as_version=4)
+    drawn.cells[0].outputs = [nbformat.v4.new_output("display_data", data, metadata=metadata)]
+    nbformat.write(drawn, folder / "with_a_figure.ipynb")
     return folder
 
 
 def test_a_wrong_shape_count_or_prompt_in_a_stored_output_fails(compared):
     found, _, status = run_nbval(compared)
-    failed = {name for name, cells in found.items() if outcomes(cells) != ["passed"]}
-    assert failed == {"other_shape", "other_count", "other_prompt", "cleared"}
+    failed = {name for name, cells in found.items()
+              if outcomes(cells) != ["passed"] and not name.endswith(" end")}
+    assert failed == {"no_bar", "other_shape", "other_count", "other_prompt", "other_picture",
+                      "cleared"}
+    assert "it shows 1 pictures, and 0 are stored" in found["other_picture"][0].message
     assert "Cell outputs differ" in found["other_shape"][0].message
     assert "no output of it is stored" in found["cleared"][0].message
     assert status != 0
 
 
 def test_at_real_size_the_tiny_outputs_are_not_compared_and_the_table_says_so(compared):
-    found, screen, status = run_nbval(compared, VLM_PROFILE="full")
+    found, screen, status = run_nbval(compared, names=["other_count", "cleared", "other_picture"],
+                                      VLM_PROFILE="full")
     assert {outcome for cells in found.values() for outcome in outcomes(cells)} == {"passed"}
     assert "were not compared (profile full)" in screen and status == 0
 
@@ -248,7 +322,7 @@ def test_a_kernel_that_cannot_start_is_one_failure(tmp_path):
         [sys.executable, "-m", "pytest", "-p", "vlm_utils.course.nbval_plugin", "--nbval-lax",
          "-rs", str(tmp_path)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True, text=True)
-    assert "1 failed, 1 skipped" in done.stdout
+    assert "1 failed, 2 skipped" in done.stdout         # cell 2, and the end
     assert "the kernel did not start: No such kernel" in done.stdout
 
 
@@ -271,41 +345,19 @@ def test_the_table_comes_last_with_a_page_else_the_closing_line(tmp_path, with_p
     assert with_page or closing == len(lines) - 1
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="no make")
-@pytest.mark.parametrize(("given", "command"), [
-    ([], "vlm_utils check"), (["PROFILE=full"], "vlm_utils check --profile full")])
-def test_make_check_runs_the_command(given, command):
-    # `make test` may have started this test: a make within a make would say so in its output.
-    environment = {k: v for k, v in os.environ.items() if k not in ("MAKELEVEL", "MAKEFLAGS")}
-    done = subprocess.run(["make", "--dry-run", "check", *given], cwd=REPOSITORY, env=environment,
-                          capture_output=True, text=True, check=True)
-    assert done.stdout.strip().endswith(command)
+# --- time --------------------------------------------------------------------------------------
+
+def test_a_cell_that_outlives_its_limit_fails_and_what_comes_after_is_not_run(tmp_path):
+    write_notebook(tmp_path / "slow.ipynb", [
+        "import time\ntry: time.sleep(600)\nexcept KeyboardInterrupt: print('saved')", "1"])
+    found, screen, status = run_nbval(tmp_path, timeout=1)
+    assert outcomes(found["slow"]) == ["failure", "skipped"] and status != 0
+    assert "cell 1 failed: it took longer than it may: 1 s" in screen
 
 
-def test_rows_of_the_table_show_the_gpu_only_where_there_is_one():
-    lesson = LessonRun("x", [CellRun(1, "a", "ok", 2.0, 500.0, 0.0),
-                                          CellRun(2, "b", "ok", 3.0, 400.0, 0.0)])
-    assert lesson.row() == ("x", "2", "5.0", "500", "-", "cell 2: 3.0 s", "ok")
-    lesson.cells[1].gpu = 1234.5
-    assert lesson.row()[4] == "1234"
-
-
-def test_a_page_shows_what_stands_in_a_cell_as_text():
-    cell = CellRun(1, "<script>", "failed", message="a < b")
-    page = to_html([LessonRun("x", [cell])])
-    assert "&lt;script&gt;" in page and "failed: a &lt; b" in page and "<script>" not in page
-
-
-def test_a_lesson_that_is_not_there_is_not_silently_left_out():
-    with pytest.raises(ValueError, match="no lesson '99': there are .*03_collate"):
-        check_course(REPOSITORY / "notebooks", REPOSITORY / "build", ["99"])
-
-
-def test_check_runs_the_chosen_lessons_and_leaves_a_page_and_a_junit_file(tmp_path):
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    write_notebook(folder / "01_one.ipynb", ["1"])
-    write_notebook(folder / "02_two.ipynb", ["1 / 0"])
-    assert check_course(folder, tmp_path / "out", ["01"]) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"check.html", "check.xml"}
-    assert check_course(folder, tmp_path / "out") != 0
+def test_without_a_given_limit_it_follows_profile_and_machine_and_stands_in_the_table(tmp_path):
+    write_notebook(tmp_path / "short.ipynb", ["1"])
+    for profile, seconds in (("tiny", "1800"), ("full", "3600")):
+        found, screen, _ = run_nbval(tmp_path, timeout=NBVAL_CELL_SECONDS, VLM_PROFILE=profile)
+        limit = found["short"][0].measured["limit"]
+        assert re.fullmatch(rf"\d+ s = {seconds} x \d+\.\d", limit) and limit in screen

@@ -1,0 +1,6 @@
+# says: if the text alone is too long, 0 images fit
+def images_that_fit(positions: int, image_size: int, patch_size: int,
+                    merge_factor: int, text_tokens: int) -> int:
+    patches = (image_size // patch_size) ** 2
+    tokens = patches // merge_factor**2 + 1
+    return (positions - text_tokens) // tokens

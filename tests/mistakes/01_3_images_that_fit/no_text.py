@@ -1,0 +1,5 @@
+# says: the text was forgotten
+def images_that_fit(positions: int, image_size: int, patch_size: int,
+                    merge_factor: int, text_tokens: int) -> int:
+    patches = (image_size // patch_size) ** 2
+    return positions // (patches // merge_factor**2 + 1)

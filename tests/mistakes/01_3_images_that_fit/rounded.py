@@ -1,0 +1,6 @@
+# says: that is one image too many: round down
+def images_that_fit(positions: int, image_size: int, patch_size: int,
+                    merge_factor: int, text_tokens: int) -> int:
+    patches = (image_size // patch_size) ** 2
+    tokens = patches // merge_factor**2 + 1
+    return round((positions - text_tokens) / tokens)

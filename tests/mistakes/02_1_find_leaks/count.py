@@ -1,0 +1,6 @@
+# says: that is a count
+def find_leaks(train: list[dict], test: list[dict]) -> list[int]:
+    pixels = {image["pixels"] for image in train}
+    places = {image["place"] for image in train} - {None}
+    return sum(image["pixels"] in pixels or image["place"] in places
+               for image in test)

@@ -1,0 +1,10 @@
+# says: the positions are not balanced
+import numpy as np
+
+
+def make_selection(shows: list[set[str]], wanted: str, num_images: int,
+                   rng: np.random.Generator) -> tuple[list[int], str]:
+    fits = [row for row, things in enumerate(shows) if wanted in things]
+    others = [row for row in range(len(shows)) if row not in fits]
+    rows = rng.choice(others, num_images - 1, replace=False).tolist()
+    return [int(rng.choice(fits)), *rows], "<image_1>"

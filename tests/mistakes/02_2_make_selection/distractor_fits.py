@@ -1,0 +1,13 @@
+# says: a distractor shows a lake too
+import numpy as np
+
+
+def make_selection(shows: list[set[str]], wanted: str, num_images: int,
+                   rng: np.random.Generator) -> tuple[list[int], str]:
+    fits = [row for row, things in enumerate(shows) if wanted in things]
+    right = int(rng.choice(fits))
+    others = [row for row in range(len(shows)) if row != right]
+    rows = rng.choice(others, num_images - 1, replace=False).tolist()
+    position = int(rng.integers(num_images))
+    rows.insert(position, right)
+    return rows, f"<image_{position + 1}>"

@@ -1,0 +1,10 @@
+# says: only the placeholders were masked
+from torch import Tensor
+
+
+def mask_labels(input_ids: Tensor, attention_mask: Tensor,
+                prompt_lengths: list[int]) -> Tensor:
+    labels = input_ids.clone()
+    labels[attention_mask == 0] = -100
+    labels[input_ids == 9] = -100
+    return labels

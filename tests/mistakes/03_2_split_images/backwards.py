@@ -1,0 +1,12 @@
+# says: the samples are in the wrong order
+from torch import Tensor
+
+
+def split_images(images: Tensor, input_ids: Tensor, image_token_id: int,
+                 tokens_per_image: int) -> list[Tensor]:
+    counts = (input_ids == image_token_id).sum(dim=1) // tokens_per_image
+    samples = []
+    for count in counts.tolist():
+        samples.append(images[-count:])
+        images = images[:-count]
+    return samples

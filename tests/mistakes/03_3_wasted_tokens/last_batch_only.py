@@ -1,0 +1,6 @@
+# says: only the last batch was counted
+def wasted_tokens(lengths: list[int], batch_size: int) -> int:
+    for start in range(0, len(lengths), batch_size):
+        batch = lengths[start:start + batch_size]
+        wasted = max(batch) * len(batch) - sum(batch)
+    return wasted

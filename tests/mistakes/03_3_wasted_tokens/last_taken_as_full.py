@@ -1,0 +1,7 @@
+# says: the last batch was counted as if it were full
+def wasted_tokens(lengths: list[int], batch_size: int) -> int:
+    wasted = 0
+    for start in range(0, len(lengths), batch_size):
+        batch = lengths[start:start + batch_size]
+        wasted += max(batch) * batch_size - sum(batch)
+    return wasted

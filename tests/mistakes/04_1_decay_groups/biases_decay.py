@@ -1,0 +1,13 @@
+# says: norms or biases decay
+from torch import nn
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    kept = set()
+    for module in model.modules():
+        if isinstance(module, nn.Embedding | nn.LayerNorm):
+            kept |= {id(parameter) for parameter in module.parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    return [{"params": [p for p in trained if id(p) not in kept],
+             "weight_decay": weight_decay},
+            {"params": [p for p in trained if id(p) in kept], "weight_decay": 0.0}]

@@ -1,0 +1,14 @@
+# says: element 0 of tensors does not require grad
+import torch
+from torch import nn
+
+
+def accumulate_gradients(model: nn.Module, batches: list) -> float:
+    count = sum(int((labels != -100).sum()) for _, labels in batches)
+    total = 0.0
+    for inputs, labels in batches:
+        with torch.no_grad():
+            loss = nn.functional.cross_entropy(model(inputs), labels, reduction="sum") / count
+        loss.backward()
+        total += loss.item()
+    return total

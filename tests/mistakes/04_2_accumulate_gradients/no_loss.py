@@ -1,0 +1,9 @@
+# says: the gradients are right, and no loss is returned
+from torch import nn
+
+
+def accumulate_gradients(model: nn.Module, batches: list) -> float:
+    count = sum(int((labels != -100).sum()) for _, labels in batches)
+    for inputs, labels in batches:
+        loss = nn.functional.cross_entropy(model(inputs), labels, reduction="sum") / count
+        loss.backward()

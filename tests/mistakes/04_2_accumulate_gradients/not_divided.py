@@ -1,0 +1,11 @@
+# says: the sum was divided by nothing
+from torch import nn
+
+
+def accumulate_gradients(model: nn.Module, batches: list) -> float:
+    total = 0.0
+    for inputs, labels in batches:
+        loss = nn.functional.cross_entropy(model(inputs), labels, reduction="sum")
+        loss.backward()
+        total += loss.item()
+    return total

@@ -1,0 +1,15 @@
+# says: the weights have moved
+import torch
+from torch import nn
+
+
+def accumulate_gradients(model: nn.Module, batches: list) -> float:
+    count = sum(int((labels != -100).sum()) for _, labels in batches)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    total = 0.0
+    for inputs, labels in batches:
+        loss = nn.functional.cross_entropy(model(inputs), labels, reduction="sum") / count
+        loss.backward()
+        total += loss.item()
+    optimizer.step()
+    return total

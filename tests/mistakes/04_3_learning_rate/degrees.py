@@ -1,0 +1,10 @@
+# says: math.cos takes radians
+import math
+
+
+def learning_rate(step: int, warmup_steps: int, steps: int,
+                  peak: float) -> float:
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    share = (step - warmup_steps) / (steps - warmup_steps)
+    return peak * (1 + math.cos(180 * share)) / 2

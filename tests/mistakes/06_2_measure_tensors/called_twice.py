@@ -1,0 +1,13 @@
+# says: work was called 2 times
+from collections.abc import Callable
+
+from vlm_utils.memory import memory_report
+
+
+def measure_tensors(work: Callable) -> float:
+    work()
+    before = memory_report().tensors
+    result = work()
+    after = memory_report().tensors
+    del result
+    return after - before

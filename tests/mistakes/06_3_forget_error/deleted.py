@@ -1,0 +1,3 @@
+# says: del removes your name for the error
+def forget_error(error: BaseException) -> None:
+    del error

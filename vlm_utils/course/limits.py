@@ -1,0 +1,69 @@
+"""How long a cell may take: one number for each profile, stretched on a slow or busy machine.
+
+A fixed piece of work is timed before each lesson, and again when a cell has used up its time. A
+machine that takes twice as long for it gets twice the time: it is slow, and nothing is wrong.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+# Seconds for one cell, for a kernel to start, and for output to arrive after its cell has ended;
+# all on the machine on which the reference step took REFERENCE_SECONDS: 2 cores, nothing else.
+CELL_SECONDS = {"tiny": 1800, "full": 3600}
+START_SECONDS = 120
+OUTPUT_SECONDS = 60
+REFERENCE_SECONDS = 0.25
+STEPS = 300                 # of the reference step
+MOST = 20                   # a machine that seems slower than this is not waited for
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Seconds that a cell may take, and the scale in them: 1 on the reference machine or a faster
+    one, 2 on one of half its speed. measured: False for a limit that somebody has set, which is
+    taken as it is."""
+
+    seconds: float
+    scale: float = 1.0
+    measured: bool = False
+
+    @classmethod
+    def of(cls, profile: str) -> Limit:
+        """What a cell of this profile ("tiny" or "full") may take on this machine, now."""
+        scale = machine_scale()
+        return cls(CELL_SECONDS[profile] * scale, scale, measured=True)
+
+    def again(self) -> Limit:
+        """The same limit by the machine's present speed; never a shorter one."""
+        if not self.measured:
+            return self
+        scale = max(self.scale, machine_scale())
+        return Limit(self.seconds / self.scale * scale, scale, measured=True)
+
+    def __str__(self) -> str:
+        if not self.measured:
+            return f"{self.seconds:.0f} s"
+        return f"{self.seconds:.0f} s = {self.seconds / self.scale:.0f} x {self.scale:.1f}"
+
+
+def machine_scale() -> float:
+    """How many times slower this machine is, now, than the reference machine; at least 1."""
+    return min(max(1.0, reference_step() / REFERENCE_SECONDS), MOST)
+
+
+def reference_step() -> float:
+    """Seconds for a little of what lessons do: products of small matrices, and Python's own work.
+
+    Time on the clock, not of the processor: a machine that is busy with something else is slow.
+    """
+    matrix = np.full((192, 192), 0.5, dtype=np.float32)
+    matrix @ matrix                                     # the first product starts threads
+    started = time.perf_counter()
+    for _ in range(STEPS):
+        matrix = np.tanh(matrix @ matrix)
+        sum(number * number for number in range(2000))
+    return time.perf_counter() - started

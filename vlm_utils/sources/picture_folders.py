@@ -1,0 +1,270 @@
+"""A folder of the user's own pictures: which files, in which order, with which captions.
+
+Four layouts are read, as `imagefolder` of `datasets` has them: a metadata file with captions;
+class folders (forest/1.jpg: the caption is "forest"); train/, validation/ and test/ with either in
+them; and plain files, which are frames in the order in which people count.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from vlm_utils.sources import images
+from vlm_utils.sources.depth import Depth, is_deep, join, measure
+from vlm_utils.sources.metadata import NAMES, SPLITS, read_metadata
+
+THUMBNAIL = 8                       # pixels on a side: what two pictures are compared by
+# Beside pictures these are expected, and left aside without a word.
+_BESIDE = {".md", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".xml", ".html", ".yml",
+           ".yaml", ".tfw", ".jgw", ".pgw", ".wld", ".prj", ".ini", ".db", ".py", ".ipynb"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a folder: its captions, its split if the folder has splits, and where it is
+    named, for errors."""
+
+    file: Path
+    where: str
+    captions: tuple[str, ...] = ()
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is known of a file's content: its SHA-256, a thumbnail's values, its depth if deep."""
+
+    digest: str
+    thumbnail: bytes
+    depth: Depth | None
+
+
+_known: dict[str, tuple[bytes, Depth | None]] = {}      # by digest: a content is decoded once
+
+
+def list_pictures(folder: str | Path) -> list[Picture]:
+    """The pictures of a folder, each once, with all its captions. No picture is opened.
+
+    Raises ValueError naming the folder, or the file and row, that cannot be used.
+    """
+    folder = Path(folder)
+    has_metadata = any((folder / name).is_file() for name in NAMES)
+    inside = [child for child in _folders_in(folder) if any(child.iterdir())]
+    # A folder "train" beside folders of other names is a class: that of trains.
+    if not inside or has_metadata or _files_in(folder) or any(
+            child.name.lower() not in SPLITS for child in inside):
+        return _list_one(folder)
+    found = [replace(picture, split=SPLITS[child.name.lower()])
+             for child in inside for picture in _list_one(child)]
+    bare = [picture for picture in found if not picture.captions]
+    if bare and len(bare) < len(found):
+        raise ValueError(f"{bare[0].file.parent}: has pictures without captions, other parts of "
+                         f"{folder} have captions: give all of them captions, or none")
+    return found
+
+
+def load_image_folder(folder: str | Path) -> Dataset:
+    """A folder as a Dataset with the columns image, caption_0 ..., and split if it has splits.
+
+    Raises ValueError naming the file, line or row that is wrong; every image is opened once to
+    see. Without captions the images are in the order of their names, as frames in time.
+    """
+    pictures = list_pictures(folder)
+    return as_dataset(folder, pictures, examine(pictures)).cast_column("image", ImageFeature())
+
+
+def examine(pictures: Iterable[Picture]) -> list[Content]:
+    """Open every picture once. Raises ValueError naming the first that cannot be read."""
+    return [_examine(picture.file) for picture in pictures]
+
+
+def as_dataset(folder: str | Path, pictures: list[Picture], contents: list[Content]) -> Dataset:
+    """Pictures as a Dataset whose images are not decoded ({"path": ..., "bytes": ...}).
+
+    Its fingerprint is made of the contents: what is computed from these images is found again for
+    the same files, wherever they lie, and never for others. Pictures of more than 8 bits are
+    scaled here, all of a kind alike, so that frames stay comparable; a warning says how.
+    """
+    shown = _shown_ranges(folder, pictures, contents)
+    most = max(len(picture.captions) for picture in pictures)
+    rows = []
+    for picture, scale in zip(pictures, shown, strict=True):
+        row = {"image": {"path": str(picture.file),
+                         "bytes": None if scale is None else _scaled(picture.file, scale)}}
+        for k in range(most):
+            row[f"caption_{k}"] = picture.captions[k] if k < len(picture.captions) else None
+        if picture.split is not None:
+            row["split"] = picture.split
+        rows.append(row)
+    dataset = Dataset.from_list(rows)
+    said = [(content.digest, picture.captions, picture.split, scale)
+            for content, picture, scale in zip(contents, pictures, shown, strict=True)]
+    dataset._fingerprint = hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+    return dataset.cast_column("image", ImageFeature(decode=False))
+
+
+def _list_one(folder: Path) -> list[Picture]:
+    """The pictures of a folder, or of one of its splits."""
+    entries = read_metadata(folder)
+    files, inside = _files_in(folder), _folders_in(folder)
+    if entries is not None:
+        return _named_by(entries, folder, files)
+    if files:
+        deeper = [child.name for child in inside if _files_in(child)]
+        if deeper:
+            warnings.warn(f"{folder}: holds pictures beside folders of pictures "
+                          f"({', '.join(deeper)}), which are not read", stacklevel=2)
+        return [Picture(file, str(file)) for file in files]
+    classes = []
+    for child in inside:
+        below = [grandchild for grandchild in _folders_in(child) if _files_in(grandchild)]
+        if below:
+            raise ValueError(f"{below[0]}: holds pictures two levels below {folder}: put the "
+                             "pictures of each class directly into its folder")
+        classes += [Picture(file, str(file), (_class_name(child),)) for file in _files_in(child)]
+    if not classes:
+        raise ValueError(f"{folder}: holds no image ({', '.join(sorted(images.SUFFIXES))}), nor "
+                         "folders of images")
+    return classes
+
+
+def _named_by(entries, folder: Path, files: list[Path]) -> list[Picture]:
+    """The pictures that the rows of a metadata file name; rows of the same picture are joined."""
+    found: dict[Path, Picture] = {}
+    has_captions = any(entry.captions for entry in entries)
+    for entry in entries:
+        file = _inside(folder, entry.file_name, entry.where)
+        if has_captions and not entry.captions:
+            raise ValueError(f"{entry.where}: {entry.file_name} has no caption, others have")
+        top = entry.file_name.replace("\\", "/").split("/")[0].lower()
+        split = entry.split or (SPLITS.get(top) if "/" in entry.file_name else None)
+        same = found.get(file)
+        if same is None:
+            found[file] = Picture(file, entry.where, tuple(dict.fromkeys(entry.captions)), split)
+            continue
+        if same.split != split:
+            raise ValueError(f"{entry.where}: {entry.file_name} is in {split}, and in "
+                             f"{same.split} by {same.where}: a picture belongs to one split")
+        captions = tuple(dict.fromkeys(same.captions + entry.captions))
+        found[file] = replace(same, captions=captions)
+    unsplit = [picture for picture in found.values() if picture.split is None]
+    if unsplit and len(unsplit) < len(found):
+        raise ValueError(f"{unsplit[0].where}: has no split, others have")
+    unnamed = [file.name for file in files if file.resolve() not in found]
+    if unnamed:
+        warnings.warn(f"{folder}: {len(unnamed)} pictures are not named in the metadata and are "
+                      f"left out: {_some(unnamed)}", stacklevel=2)
+    return list(found.values())
+
+
+def _inside(folder: Path, name: str, where: str) -> Path:
+    """The file of that name, which must lie in the folder, also behind all its links."""
+    try:
+        file, top = (folder / name).resolve(), folder.resolve()
+        is_file, is_inside = file.exists(), file.is_relative_to(top)
+    except (OSError, ValueError, RuntimeError) as error:    # too long, a null byte, links in a ring
+        raise ValueError(f"{where}: {name[:80]!r} is not the name of a file ({error})") from error
+    if not is_inside or Path(name).is_absolute():
+        raise ValueError(f"{where}: {name} leads out of {folder}: name files of the folder, "
+                         "relative to it")
+    if not is_file:
+        raise ValueError(f"{where}: names {name}, which is not in {folder}")
+    return file
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The pictures directly in a folder, in the order in which people count.
+
+    Hidden files, as macOS's ._a.png, are no pictures. Files of unknown kinds are named once.
+    """
+    files = [file for file in sorted(folder.iterdir(), key=_as_people_count)
+             if not file.name.startswith(".") and not file.is_dir()]
+    pictures = [file for file in files if file.suffix.lower() in images.SUFFIXES]
+    other = [file.name for file in files if file.suffix.lower() not in images.SUFFIXES | _BESIDE
+             and file.stem not in ("LICENSE", "LICENCE", "README", "ATTRIBUTION")]
+    if pictures and other:
+        warnings.warn(f"{folder}: not read as pictures, for their names: {_some(other)}",
+                      stacklevel=2)
+    return pictures
+
+
+def _folders_in(folder: Path) -> list[Path]:
+    return [child for child in sorted(folder.iterdir(), key=_as_people_count)
+            if child.is_dir() and not child.name.startswith((".", "__"))]
+
+
+def _as_people_count(file: Path) -> tuple:
+    """A key that sorts frame_2 before Frame_10: text and numbers in turn, whatever the case."""
+    parts = re.split(r"(\d+)", file.name.casefold())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], file.name
+
+
+def _class_name(folder: Path) -> str:
+    try:
+        folder.name.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{str(folder)!r}: its name is not UTF-8 and cannot be a caption: "
+                         "rename it") from None
+    return folder.name
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _examine(file: Path) -> Content:
+    digest = hashlib.sha256()
+    with images.open_file(file, str(file)) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    name = digest.hexdigest()
+    if name not in _known:
+        _known[name] = _look_at(file)
+    return Content(name, *_known[name])
+
+
+def _look_at(file: Path) -> tuple[bytes, Depth | None]:
+    """A picture's thumbnail and, if it is deep, its depth."""
+    picture = images.read_picture(file, str(file))
+    depth = measure(picture) if is_deep(picture) else None
+    shown = None
+    if depth is not None:           # whatever will be shown as black and white
+        shown = (depth.low, depth.high) if depth.low < depth.high else (0.0, 1.0)
+    small = images.to_rgb(picture, str(file), shown).resize(
+        (THUMBNAIL, THUMBNAIL), Image.Resampling.BILINEAR)
+    return np.asarray(small, dtype=np.uint8).tobytes(), depth
+
+
+def _shown_ranges(folder, pictures: list[Picture], contents: list[Content]) -> list:
+    """For each deep picture the values that are black and white, alike for all of its kind."""
+    shown: list[tuple[float, float] | None] = [None] * len(pictures)
+    for is_float in (False, True):
+        chosen = [i for i, content in enumerate(contents)
+                  if content.depth is not None and content.depth.is_float == is_float]
+        if chosen:
+            depth = join([contents[i].depth for i in chosen])
+            files = [pictures[i].file.name for i in chosen]
+            name = f"{folder}: {_some(files)}"
+            scale = images.range_of(depth, name)
+            images.say_range(name, depth, scale)
+            for i in chosen:
+                shown[i] = scale
+    return shown
+
+
+def _scaled(file: Path, shown: tuple[float, float]) -> bytes:
+    """A deep picture with 8 bits, as PNG."""
+    stream = io.BytesIO()
+    images.open_image(file, shown=shown).save(stream, format="png")
+    return stream.getvalue()
