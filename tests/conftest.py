@@ -3,19 +3,24 @@
 import os
 from pathlib import Path
 
+import datasets
 import nbformat
 import pytest
 import torch
+from huggingface_hub.utils import enable_progress_bars
 from hypothesis import settings
 from jupyter_client.manager import start_new_kernel
 from pictures import captions_only, drawn, noise, noise_sample, tiny_earth_truth
 from small_models import MAX_IMAGES, SIDE, TEXTS, TOKENS, small_model
 from transformers import PreTrainedTokenizerFast, ViTImageProcessorPil
+from transformers.utils.logging import enable_progress_bar
 
 from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
 from vlm_utils.datasets import ImageTable, Truth
 from vlm_utils.making.base_model import make_tokenizer
 from vlm_utils.profiles import REPOSITORY
+
+PROGRESS_BARS = (enable_progress_bar, datasets.enable_progress_bars, enable_progress_bars)
 
 # With a deadline, a test would fail because the machine is busy with something else.
 settings.register_profile("course", deadline=None)
@@ -29,6 +34,14 @@ def _own_surroundings(monkeypatch, tmp_path_factory):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VLM_OUTPUT", str(tmp_path_factory.mktemp("output")))
     monkeypatch.setattr("vlm_utils.loading.get_device", lambda: torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def _libraries_stay_loud():
+    """What a test switches off in a library is on again for the next one."""
+    yield
+    for progress_bars in PROGRESS_BARS:
+        progress_bars()
 
 
 @pytest.fixture(scope="session")

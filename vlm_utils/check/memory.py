@@ -6,8 +6,10 @@ import gc
 import inspect
 import weakref
 from collections.abc import Callable
+from types import SimpleNamespace
+from unittest import mock
 
-import numpy as np
+import psutil
 import torch
 
 from vlm_utils.check.report import Mistake, call, exercise, expect
@@ -63,15 +65,21 @@ def _scores(length: int, batch: int, heads: int) -> int:
 
 
 class _Work:
-    """Returns a tensor of 2 MB and grows the process by 48 MB that are not a tensor."""
+    """Returns a tensor of 2 MB; what the system counts for the process grows by 48 MB beside it.
+
+    The count is a stand-in while the student measures: systems count late, and what other work
+    has freed a moment ago would be counted against this one.
+    """
 
     def __init__(self):
-        self.arrays: list[np.ndarray] = []
+        self.calls = 0
 
     def __call__(self) -> torch.Tensor:
-        # Larger than what malloc takes from memory freed before: the process is sure to grow.
-        self.arrays.append(np.ones(48 * MEGABYTE // 8))
+        self.calls += 1
         return torch.ones(2 * MEGABYTE // 4)
+
+    def memory_info(self) -> SimpleNamespace:
+        return SimpleNamespace(rss=(500 + 50 * self.calls) * MEGABYTE)
 
 
 @exercise
@@ -79,14 +87,15 @@ def measure_tensors(student: Callable) -> None:
     """What a piece of work adds in tensors, no more and no less."""
     gc.collect()  # garbage that goes while the student measures would be counted against the work
     work, other = _Work(), torch.ones(7 * MEGABYTE // 4)    # other: not the work's
-    result = call(student, {"work": work}, may_change=["work"])
+    with mock.patch.object(psutil.Process, "memory_info", lambda process: work.memory_info()):
+        result = call(student, {"work": work}, may_change=["work"])
     del other
-    inputs = {"work": "a function that returns a tensor of 2 MB, and keeps an array of 48 MB "
-                      "that is not a tensor"}
-    if not work.arrays:
+    inputs = {"work": "a function that returns a tensor of 2 MB, and lets the process grow by 48 MB "
+                      "that are not a tensor"}
+    if not work.calls:
         raise Mistake("work was never called: work() calls it", inputs, result, 2.0)
-    if len(work.arrays) > 1:
-        raise Mistake(f"work was called {len(work.arrays)} times: call it once and keep its "
+    if work.calls > 1:
+        raise Mistake(f"work was called {work.calls} times: call it once and keep its "
                       "result", inputs, result, 2.0)
     if isinstance(result, MemoryReport):
         raise Mistake("that is a whole report: take its field tensors", inputs, result, 2.0)
