@@ -90,8 +90,8 @@ def measure_tensors(student: Callable) -> None:
     with mock.patch.object(psutil.Process, "memory_info", lambda process: work.memory_info()):
         result = call(student, {"work": work}, may_change=["work"])
     del other
-    inputs = {"work": "a function that returns a tensor of 2 MB, and lets the process grow by 48 MB "
-                      "that are not a tensor"}
+    inputs = {"work": "a function that returns a tensor of 2 MB, and lets the process grow by "
+                      "48 MB that are no tensor"}
     if not work.calls:
         raise Mistake("work was never called: work() calls it", inputs, result, 2.0)
     if work.calls > 1:
