@@ -83,7 +83,7 @@ def read_model(found: Checkpoint, **settings) -> tuple[MultiImageVLM, MultiImage
 
 def lesson_checkpoint(profile: Profile) -> Path:
     """Where lesson 04 writes its model."""
-    return output_folder() / profile.name / "lesson_04"
+    return output_folder() / profile.folder / "lesson_04"
 
 
 def find_trained_model(profile: Profile) -> tuple[Path, str]:

@@ -1,7 +1,8 @@
 """The two profiles: every number that a lesson needs, and the device it runs on.
 
 `VLM_PROFILE` chooses "tiny" (default: embedded data, any laptop) or "full" (ViT-B/16, SmolLM-135M
-and Flickr8k, for a GPU). The cells of a lesson are the same in both.
+and Flickr8k, for a GPU). `VLM_SUBSET=n` runs it on n images of each split, to see in minutes that
+all of it works. The cells of a lesson are the same in all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 PRECISIONS, AVERAGES = ("no", "bf16", "fp16"), ("samples", "tokens")
 OPTIMIZERS = ("adamw", "muon", "adafactor")
+# Images of each split below which a lesson would have nothing to show.
+SMALLEST_SUBSET = 16
 _PATHS = ("VLM_IMAGES", "VLM_OUTPUT", "VLM_DATA")
 
 
@@ -74,11 +77,11 @@ class TrainingSettings:
 
     @classmethod
     def of(cls, profile: Profile, **changes) -> TrainingSettings:
-        """The numbers of a profile, with changes. Without a GPU: float32."""
-        import torch
+        """The numbers of a profile, with changes. Its precision as far as the device has it: see
+        `half_precision`."""
         settings = profile.training
-        if not torch.cuda.is_available():
-            settings = replace(settings, precision="no")
+        if settings.precision != "no":
+            settings = replace(settings, precision=half_precision())
         return replace(settings, **changes)
 
 
@@ -100,6 +103,39 @@ class Profile:
     # Training samples of each task and number of images (datasets.build_tasks).
     mixture: dict[str, int] = field(default_factory=dict)
     test_samples: int = 200             # of each task and number of images in an evaluation
+    # What lessons measure for its own sake: samples of a batch whose speed or memory is looked at,
+    # batches on each rung of the ladder, and answers, each of so many tokens, that are timed.
+    measured_batch: int = 8
+    ladder_steps: int = 10
+    timed_answers: int = 8
+    timed_tokens: int = 48
+    train_images: int = 6000            # of the training split
+    subset: int | None = None           # images of each split (VLM_SUBSET); None: all
+
+    @property
+    def folder(self) -> str:
+        """Where its lessons write in output_folder(). A subset's model never meets a whole one."""
+        return self.name if self.subset is None else f"{self.name}_{self.subset}_images"
+
+    def on(self, images: int) -> Profile:
+        """The same profile on so many images of each split: steps and samples in proportion.
+
+        The batch shrinks too, or a laptop would take minutes for a step of the full profile.
+        """
+        def part(number: int, least: int) -> int:
+            return min(number, max(least, round(number * images / self.train_images)))
+
+        training = self.training
+        return replace(
+            self, subset=images, test_samples=part(self.test_samples, 8),
+            mixture={name: part(samples, 16) for name, samples in self.mixture.items()},
+            measured_batch=min(self.measured_batch, max(2, images // 64)),
+            ladder_steps=part(self.ladder_steps, 2),
+            timed_answers=part(self.timed_answers, 1), timed_tokens=part(self.timed_tokens, 8),
+            training=replace(
+                training, steps=part(training.steps, 8),
+                batch_size=min(training.batch_size, max(4, images // 16)),
+                warmup_steps=part(training.warmup_steps, 1)))
 
 
 _WEIGHTS = ("*.json", "*.safetensors", "*.txt")
@@ -111,6 +147,7 @@ PROFILES = {
         base_model="tiny_vlm_base",
         trained_model="tiny_vlm",
         orientations=3,
+        train_images=15500,
         mixture={"select 2": 12000, "select 3": 48000, "compare 2": 24000, "sequence 2-4": 54000,
                  "refer 1-3": 50000, "describe 1": 4000},
         training=TrainingSettings(steps=3000, batch_size=64, learning_rate=2.5e-3,
@@ -125,6 +162,7 @@ PROFILES = {
             "HuggingFaceTB/SmolLM-135M", "1d461723eec654e65efdc40cf49301c89c0c92f4", _WEIGHTS),
         dataset=HubRepository("jxie/flickr8k", "main", ("data/*.parquet",), "dataset"),
         mixture={"describe 1": 30000, "select 2": 20000, "select 3": 30000, "refer 1-3": 20000},
+        measured_batch=2, ladder_steps=5,       # so that lessons 04 and 06 stay within 8 GB
         training=TrainingSettings(steps=6000, batch_size=32, learning_rate=5e-4,
                                   warmup_steps=300, checkpoint_every=500, precision="bf16"),
     ),
@@ -132,11 +170,19 @@ PROFILES = {
 
 
 def get_profile(name: str | None = None) -> Profile:
-    """The profile of that name, by default the one that VLM_PROFILE names, else "tiny"."""
+    """The profile of that name, by default the one that VLM_PROFILE names, else "tiny"; on a part
+    of its images if VLM_SUBSET says so. Raises ValueError for a name or a number that will not do.
+    """
     name = name or os.environ.get("VLM_PROFILE") or "tiny"
     if name not in PROFILES:
         raise ValueError(f"unknown profile {name!r}: set VLM_PROFILE to one of {list(PROFILES)}")
-    return PROFILES[name]
+    number = os.environ.get("VLM_SUBSET", "").strip()
+    if not number:
+        return PROFILES[name]
+    if not number.isdecimal() or int(number) < SMALLEST_SUBSET:
+        raise ValueError(f"VLM_SUBSET is a whole number of images of each split, at least "
+                         f"{SMALLEST_SUBSET}, not {number!r}; without it, lessons use all images")
+    return PROFILES[name].on(int(number))
 
 
 def get_device():
@@ -147,6 +193,19 @@ def get_device():
     if torch.backends.mps.is_available():
         return torch.device("mps")
     return torch.device("cpu")
+
+
+def half_precision() -> str:
+    """The half precision that this device trains in: "bf16", "fp16" with a gradient scaler, or
+    "no", which is float32.
+
+    A GPU before NVIDIA's Ampere (a T4 or V100, say) has no bfloat16: torch imitates it, many times
+    slower than float32. On Apple's MPS and on a CPU the course trains in float32.
+    """
+    import torch
+    if not torch.cuda.is_available():
+        return "no"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
 
 
 def image_folder() -> Path | None:
@@ -264,6 +323,8 @@ def announce(profile: Profile) -> None:
     quiet_libraries()
     images = image_folder()
     print(f"profile: {profile.name} ({profile.summary})")
+    if profile.subset:
+        print(f"subset:  {profile.subset} images of each split (VLM_SUBSET)")
     if images:
         print(f"images:  {images.name} (VLM_IMAGES)")
     print(f"device:  {get_device().type}")

@@ -28,8 +28,10 @@ def isolation() -> tuple[str, ...]:
 
 
 def stored_outputs_are_meant() -> bool:
-    """Outputs are stored for the tiny profile with TinyEarth's images, and for nothing else."""
-    return profiles.get_profile().name == "tiny" and not os.environ.get("VLM_IMAGES")
+    """Outputs are stored for the tiny profile with all of TinyEarth's images, and nothing else."""
+    profile = profiles.get_profile()
+    return (profile.name == "tiny" and profile.subset is None
+            and not os.environ.get("VLM_IMAGES"))
 
 
 def check_note(network: bool) -> str:
@@ -45,5 +47,7 @@ def check_note(network: bool) -> str:
         text = "The network was not cut off: this system does not allow it."
     if stored_outputs_are_meant():
         return text
+    profile = profiles.get_profile()
+    part = f" on {profile.subset} images of each split" if profile.subset else ""
     return (f"{text} Stored outputs, which are the tiny profile's, were not compared "
-            f"(profile {profiles.get_profile().name}).")
+            f"(profile {profile.name}{part}).")

@@ -7,7 +7,7 @@ import json
 import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from vlm_utils import tiny_earth
 from vlm_utils.architecture import as_text
 from vlm_utils.datasets.splits import LEAST, choose_rows
+from vlm_utils.datasets.subset import choose_subset
 from vlm_utils.datasets.truth import Truth
 from vlm_utils.profiles import HubRepository, Profile, data_folder, image_folder, quiet_libraries
 from vlm_utils.sources import hub, images, picture_folders
@@ -74,20 +75,37 @@ class ImageTable:
 
 
 def load_image_table(profile: Profile, split: str, with_truth: bool = False) -> ImageTable:
-    """The images of a split: the user's (VLM_IMAGES), else those of the profile.
+    """The images of a split: the user's (VLM_IMAGES), else those of the profile, or the subset of
+    them that the profile asks for (VLM_SUBSET).
 
     with_truth: only images of which something is known, to train and to measure on: for a folder
     without captions, those of the profile instead.
     """
     if split not in ("train", "validation", "test"):
         raise ValueError(f"split is train, validation or test, not {split!r}")
+    table = _whole_table(profile, split, with_truth)
+    return table if profile.subset is None else take_subset(table, profile.subset)
+
+
+def take_subset(table: ImageTable, images: int) -> ImageTable:
+    """A table with so many of its images, or all if it has no more: see `choose_subset`."""
+    if images >= len(table):
+        return table
+    rows, sites = choose_subset(table.truth.sites, len(table), images)
+    truth = Truth([table.truth.scenes[row] for row in rows],
+                  [table.truth.captions[row] for row in rows], sites)
+    return replace(table, name=f"{table.name}, {images} images", dataset=table.dataset.select(rows),
+                   truth=truth, files=[table.files[row] for row in rows] if table.files else ())
+
+
+def _whole_table(profile: Profile, split: str, with_truth: bool) -> ImageTable:
     folder = image_folder()
     if folder is not None:
         table = _folder_table(profile, folder, split)
         if table.truth.has_captions or not with_truth:
             return table
         warnings.warn(f"{folder.name} has no captions: training and measuring use the images of "
-                      "the profile", stacklevel=2)
+                      "the profile", stacklevel=3)
     if profile.dataset is not None:
         return _captioned_table(_hub_images(profile.dataset, split), split)
     return _tiny_earth_table(split)

@@ -2,6 +2,10 @@
 
 A ladder from a naive step to the course's own. Each rung changes one thing, keeps the changes of
 those under it, and trains on the same batches. Nothing here is needed to train.
+
+At full size the memory is what counts: rungs share their weights, and one copy of those that are
+trained is alive at a time. 222 million parameters then take 3.3 GB with gradients and AdamW's
+numbers, and a naive batch of 2 samples about as much again for its activations.
 """
 
 from __future__ import annotations
@@ -28,10 +32,11 @@ from vlm_utils.architecture import (
 )
 from vlm_utils.collate import LengthGroupedSampler, collate
 from vlm_utils.datasets import Recipe, TaskDataset, encode_text
-from vlm_utils.profiles import TrainingSettings
+from vlm_utils.profiles import TrainingSettings, half_precision
 from vlm_utils.training.loop import training_step
 from vlm_utils.training.optimizers import make_optimizer
 
+_HALF = {"bf16": "bfloat16", "fp16": "float16"}
 TEXT_LENGTH = 128  # tokens that a naive step keeps free for each text, its images aside
 
 
@@ -64,10 +69,12 @@ def climb(model: MultiImageVLM, processor: MultiImageProcessor, dataset: TaskDat
     rows = []
     with torch.random.fork_rng(devices=cuda):  # a new projector draws random numbers
         for rung in build_rungs(model, processor, dataset, batch_size, steps):
-            step = make_step(copy.deepcopy(rung.model).train(), rung.precision)
+            trained = share_weights(rung.model, only_frozen=True).train()
+            step = make_step(trained, rung.precision)
             rows.append({"rung": rung.name, "change": rung.change,
                          "first_loss": step(rung.batches[0]), "seconds_once": rung.seconds_once,
                          "samples_per_second": samples_per_second(step, rung.batches)})
+            del trained, step   # and their weights, before the next rung has its own
     table = pd.DataFrame(rows)
     table["times_naive"] = table["samples_per_second"] / table["samples_per_second"][0]
     return table
@@ -105,7 +112,7 @@ def make_step(model: nn.Module, precision: str = "no") -> Callable[[dict], float
 def build_rungs(model: MultiImageVLM, processor: MultiImageProcessor, dataset: TaskDataset,
                 batch_size: int, steps: int) -> list[Rung]:
     """The rungs from the bottom, each over the same samples in the same batches."""
-    merged = copy.deepcopy(model).freeze_vision_encoder().eval()
+    merged = share_weights(model).freeze_vision_encoder().eval()
     unmerged, unmerged_processor = use_every_patch(merged, processor)
     groups = group_by_length(dataset.recipes[:batch_size * steps], processor, batch_size)
     rows = sorted({row for group in groups for recipe in group for row in recipe.rows})
@@ -122,7 +129,7 @@ def build_rungs(model: MultiImageVLM, processor: MultiImageProcessor, dataset: T
     fewer = make_batches(groups, processor, encoded, TEXT_LENGTH)
     dynamic = make_batches(groups, processor, encoded)
     tokens = unmerged.config.tokens_per_image, merged.config.tokens_per_image
-    return [
+    rungs = [
         Rung("naive", "images anew, all patches, fixed length, all logits",
              EncodingEachImage(unmerged), naive),
         Rung("features once", "images encoded before training", AllLogits(unmerged), once,
@@ -130,8 +137,30 @@ def build_rungs(model: MultiImageVLM, processor: MultiImageProcessor, dataset: T
         Rung("fewer tokens", f"{tokens[1]} tokens an image, not {tokens[0]}", AllLogits(merged),
              fewer),
         Rung("dynamic padding", "padded to the longest of the batch", AllLogits(merged), dynamic),
-        Rung("answer logits only", "logits where the loss reads them", merged, dynamic),
-        Rung("bfloat16", "matrix products in half precision", merged, dynamic, "bf16")]
+        Rung("answer logits only", "logits where the loss reads them", merged, dynamic)]
+    half = best_half_precision(model.device)
+    if half:
+        rungs.append(Rung(_HALF[half], "matrix products in half precision", merged, dynamic, half))
+    return rungs
+
+
+def best_half_precision(device: torch.device) -> str | None:
+    """What the last rung multiplies in: "bf16" or, on a GPU without it, "fp16"; None on Apple's
+    MPS, where the course stays with float32."""
+    if device.type == "mps":
+        return None
+    return "bf16" if device.type == "cpu" else half_precision()
+
+
+def share_weights(model: nn.Module, only_frozen: bool = False) -> nn.Module:
+    """A copy of a model's modules over the same numbers: no memory for weights.
+
+    What is set for one (frozen, training, another projector) leaves the other as it is; steps
+    would move both. only_frozen: weights that are trained get numbers of their own.
+    """
+    shared = {id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad)
+              for p in model.parameters() if not (only_frozen and p.requires_grad)}
+    return copy.deepcopy(model, shared)
 
 
 # What a step computes: modules that are called as the course's model is.
@@ -168,7 +197,7 @@ def use_every_patch(model: MultiImageVLM, processor: MultiImageProcessor
     The projector reads one patch instead of several, so it is a new, random one. Its loss says
     nothing; the speed of a step does not depend on the weights.
     """
-    model, processor = copy.deepcopy(model), copy.copy(processor)
+    model, processor = share_weights(model), copy.copy(processor)
     embeddings, config = model.get_input_embeddings().weight, model.config
     config.merge_factor = 1
     model.projector = Projector(

@@ -1,0 +1,35 @@
+"""A part of a table's images that can still tell what the whole can (VLM_SUBSET)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def choose_subset(sites: Sequence[tuple[int, ...]], total: int,
+                  images: int) -> tuple[list[int], list[tuple[int, ...]]]:
+    """Rows of a table to keep, in order, and its sites by their new numbers.
+
+    sites: for each place the rows that show it, in order of time. total: rows of the table.
+    images: how many to keep, fewer than total. They are spread over the whole table. Sites stay
+    whole, in proportion to what they are of the table, long ones first: a lesson needs a sequence
+    of four frames more than two of two. A single site that is larger gives its first frames.
+    """
+    series = sorted((rows for rows in sites if len(rows) > 1), key=len, reverse=True)
+    framed = {row for rows in series for row in rows}
+    singles = [row for row in range(total) if row not in framed]
+    wanted = max(round(images * len(framed) / total), images - len(singles))
+    kept: list[tuple[int, ...]] = []
+    for rows in series:
+        room = wanted - sum(map(len, kept))
+        if room < 2:
+            break
+        kept.append(rows[:room])
+    left = images - sum(map(len, kept))
+    spread = np.linspace(0, len(singles), min(left, len(singles)), endpoint=False).astype(int)
+    chosen = sorted({row for rows in kept for row in rows} | {singles[i] for i in spread})
+    number = {row: i for i, row in enumerate(chosen)}
+    kept_sites = [tuple(number[row] for row in rows) for rows in kept]
+    alone = [rows for rows in sites if len(rows) == 1 and rows[0] in number]
+    return chosen, kept_sites + [(number[row],) for row, in alone]
