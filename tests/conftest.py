@@ -30,7 +30,7 @@ settings.load_profile("course")
 @pytest.fixture(autouse=True)
 def _own_surroundings(monkeypatch, tmp_path_factory):
     """Each test on the CPU, on the tiny profile, with a folder of its own for what it writes."""
-    for name in ("VLM_PROFILE", "VLM_IMAGES"):
+    for name in ("VLM_PROFILE", "VLM_IMAGES", "VLM_SUBSET"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("VLM_OUTPUT", str(tmp_path_factory.mktemp("output")))
     monkeypatch.setattr("vlm_utils.loading.get_device", lambda: torch.device("cpu"))

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
-from transformers import LlamaForCausalLM, ViTForImageClassification
+from small_models import TEXTS, plain_tokenizer, small_llama
+from transformers import LlamaForCausalLM, ViTConfig, ViTForImageClassification
 
 
 def into_hub_cache(cache: Path, repository) -> Path:
@@ -49,3 +51,18 @@ def write_parts(cache: Path, profile, vision: ViTForImageClassification,
     folder = into_hub_cache(cache, profile.language_model)
     language.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def write_miniature(cache: Path, profile, rows: dict[str, int]) -> None:
+    """A whole hub for the full profile: its architectures and the geometry of its tokens (224 x 224
+    pixels, 196 patches, 49 tokens an image), few weights, and pictures of the data set's schema."""
+    torch.manual_seed(0)
+    words = [f"A {split} dog {row} runs , wording {i} ." for split in rows for row in range(30)
+             for i in range(5)]
+    tokenizer = plain_tokenizer([*TEXTS, *words, "Which image shows a dog?"] * 2, 500)
+    vision = ViTForImageClassification(ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64))
+    language = small_llama(tokenizer, hidden_size=48, num_hidden_layers=2, num_attention_heads=3,
+                           intermediate_size=96, pad_token_id=None, max_position_embeddings=2048)
+    write_parts(cache, profile, vision, language, tokenizer)
+    write_flickr(into_hub_cache(cache, profile.dataset), rows)

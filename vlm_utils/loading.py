@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from math import prod
 from pathlib import Path
@@ -202,7 +206,28 @@ def _join_parts(profile: Profile, **settings) -> tuple[MultiImageVLM, MultiImage
     """A pretrained ViT and a pretrained language model, with a new projector between them."""
     # Fetched before anything is built: what is missing is said first, and all of it.
     vision_folder, text_folder = fetch_all([profile.vision_encoder, profile.language_model])
-    with quiet_libraries():
+    # The projector and the rows of new tokens are random. The same ones each time: a training
+    # that is repeated, or compared with one that was interrupted, must start where the first did.
+    with quiet_libraries(), _without_good_news(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(profile.training.seed)
         model, processor = join_pretrained(
             vision_folder, text_folder, profile.max_images, profile.merge_factor, **settings)
     return model.to(get_device()), processor
+
+
+@contextmanager
+def _without_good_news() -> Iterator[None]:
+    """Keep transformers from warning of what is as it should be: weights of a classifier that is
+    not asked for, rows for new tokens. Weights that are missing are still named."""
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_news(record: logging.LogRecord) -> bool:
+        said = record.getMessage()
+        expected = "LOAD REPORT" in said and not re.search("MISSING|MISMATCH|CONVERSION", said)
+        return not expected and not said.startswith("The new embeddings will be initialized")
+
+    logger.addFilter(is_news)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_news)

@@ -103,6 +103,8 @@ class Profile:
     # Training samples of each task and number of images (datasets.build_tasks).
     mixture: dict[str, int] = field(default_factory=dict)
     test_samples: int = 200             # of each task and number of images in an evaluation
+    # On a subset, at least so many: of a task of 1 to 3 images, two samples of each are needed.
+    least_test_samples: int = 24
     # What lessons measure for its own sake: samples of a batch whose speed or memory is looked at,
     # batches on each rung of the ladder, and answers, each of so many tokens, that are timed.
     measured_batch: int = 8
@@ -127,7 +129,8 @@ class Profile:
 
         training = self.training
         return replace(
-            self, subset=images, test_samples=part(self.test_samples, 8),
+            self, subset=images, test_samples=part(self.test_samples,
+                                                    self.least_test_samples),
             mixture={name: part(samples, 16) for name, samples in self.mixture.items()},
             measured_batch=min(self.measured_batch, max(2, images // 64)),
             ladder_steps=part(self.ladder_steps, 2),
@@ -163,6 +166,7 @@ PROFILES = {
         dataset=HubRepository("jxie/flickr8k", "main", ("data/*.parquet",), "dataset"),
         mixture={"describe 1": 30000, "select 2": 20000, "select 3": 30000, "refer 1-3": 20000},
         measured_batch=2, ladder_steps=5,       # so that lessons 04 and 06 stay within 8 GB
+        least_test_samples=8,                   # without scenes, all are selections
         training=TrainingSettings(steps=6000, batch_size=32, learning_rate=5e-4,
                                   warmup_steps=300, checkpoint_every=500, precision="bf16"),
     ),

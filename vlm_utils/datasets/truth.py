@@ -126,7 +126,7 @@ def distinct_rows(truth: Truth, rng: np.random.Generator, count: int) -> list[in
 
 
 def as_phrase(caption: str) -> str:
-    caption = caption.strip().rstrip(".?!")
+    caption = caption.strip().rstrip(" .?!")            # Flickr8k writes "A dog runs ."
     return caption[:1].lower() + caption[1:]
 
 

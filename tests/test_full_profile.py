@@ -1,0 +1,247 @@
+"""The full profile without hub and GPU: lessons on a miniature hub, subsets, half precision."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nbformat
+import pytest
+import torch
+from hub_cache import write_miniature
+
+from vlm_utils.course.conditions import check_note, stored_outputs_are_meant
+from vlm_utils.datasets import build_tasks, is_free_text, load_image_table
+from vlm_utils.datasets.subset import choose_subset
+from vlm_utils.evaluation import shuffled
+from vlm_utils.loading import lesson_checkpoint
+from vlm_utils.profiles import (
+    PROFILES,
+    REPOSITORY,
+    SMALLEST_SUBSET,
+    TrainingSettings,
+    get_profile,
+    half_precision,
+)
+
+ROWS = {"train": 20, "validation": 4, "test": 18}
+
+
+# --- all lessons, once, on a miniature hub ---------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def lessons(tmp_path_factory):
+    """The six lessons as `python -m vlm_utils course` leaves them, and what it printed."""
+    folder = tmp_path_factory.mktemp("full")
+    (folder / "hub").mkdir()
+    write_miniature(folder / "hub", PROFILES["full"], ROWS)
+    environment = os.environ | {
+        "VLM_PROFILE": "full", "VLM_SUBSET": str(SMALLEST_SUBSET), "VLM_OUTPUT": str(folder),
+        "HF_HUB_CACHE": str(folder / "hub"), "HF_DATASETS_CACHE": str(folder / "datasets"),
+        "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPOSITORY)}
+    environment.pop("VLM_IMAGES", None)
+    done = subprocess.run([sys.executable, "-m", "vlm_utils", "course"], env=environment,
+                          cwd=REPOSITORY, capture_output=True, text=True)
+    pages = {path.stem[:2]: nbformat.read(path, as_version=4)
+             for path in sorted(folder.glob("0*.ipynb"))}
+    return done, pages, folder
+
+
+def printed(notebook, starts: str) -> str:
+    """What the lines say that start so."""
+    texts = [out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", [])]
+    return "\n".join(line for text in texts for line in text.split("\n")
+                     if line.startswith(starts))
+
+
+def test_all_lessons_run_in_the_full_profile(lessons):
+    done, pages, _ = lessons
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(pages) == ["01", "02", "03", "04", "05", "06"]
+    for name, page in pages.items():
+        assert "profile: full" in printed(page, "profile:"), name
+        assert printed(page, "subset:") == f"subset:  {SMALLEST_SUBSET} images of each split " \
+                                           "(VLM_SUBSET)"
+
+
+def test_libraries_say_nothing_of_a_load_that_went_well(lessons):
+    """A trap: the classifier that a ViT on the hub has, and rows for new tokens, are no news."""
+    for name, page in lessons[1].items():
+        assert "LOAD REPORT" not in json.dumps(page), name
+        assert "new embeddings will be" not in json.dumps(page), name
+
+
+def test_image_tokens_do_not_exceed_the_fixed_length_of_lesson_03(lessons):
+    page = lessons[1]["03"]
+    share = printed(page, "padding:").split()[1]
+    assert 0 < int(share.rstrip("%")) < 100, share
+    assert printed(page, "one by one").split()[3].rstrip(",") == \
+        printed(page, "one by one").split()[5]
+
+
+def test_lesson_04_resumes_as_if_nothing_had_happened(lessons):
+    """A trap: a projector that is drawn again each time makes two starts of one training."""
+    page = lessons[1]["04"]
+    straight, resumed = printed(page, "straight:"), printed(page, "resumed:")
+    assert straight.split()[1:] == resumed.split()[1:] and len(straight.split()) == 7
+    assert printed(page, "equal weights:") == "equal weights: True"
+
+
+def test_lesson_04_says_what_its_ladder_took(lessons):
+    assert printed(lessons[1]["04"], "batches of") == "batches of 2 samples, 2 timed on each rung"
+    assert printed(lessons[1]["06"], "a batch of") == "a batch of 2 samples"
+
+
+def test_lesson_05_evaluates_the_model_of_lesson_04_with_no_comparable_tasks(lessons):
+    _, pages, folder = lessons
+    assert (folder / "full_16_images" / "lesson_04" / "config.json").is_file()
+    steps = PROFILES["full"].on(SMALLEST_SUBSET).training.steps
+    assert f"lesson 04 wrote after {steps} steps" in printed(pages["05"], "evaluating")
+    assert printed(pages["05"], "these images") == \
+        "these images do not show the same place over time"
+
+
+# --- VLM_SUBSET ------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "1.5", "15", "1e3", "16 images", "+16"])
+def test_a_subset_that_will_not_do_is_refused_in_one_line(monkeypatch, text):
+    monkeypatch.setenv("VLM_SUBSET", text)
+    with pytest.raises(ValueError, match="VLM_SUBSET is a whole number .* at least 16, not "):
+        get_profile()
+    done = subprocess.run([sys.executable, "-m", "vlm_utils", "check", "01"], cwd=REPOSITORY,
+                          capture_output=True, text=True)
+    assert done.returncode == 2 and repr(text) in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("text", [None, "", " "])
+def test_without_a_subset_a_profile_is_what_it_was(monkeypatch, text):
+    monkeypatch.delenv("VLM_SUBSET", raising=False)
+    if text is not None:
+        monkeypatch.setenv("VLM_SUBSET", text)
+    assert get_profile("tiny") is PROFILES["tiny"] and get_profile("full") is PROFILES["full"]
+
+
+@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("images", [16, 64, 500])
+def test_steps_and_samples_are_in_proportion_and_never_more(monkeypatch, name, images):
+    monkeypatch.setenv("VLM_SUBSET", str(images))
+    whole, part = PROFILES[name], get_profile(name)
+    share = images / whole.train_images
+    assert part.subset == images
+    assert part.training.steps == max(8, round(whole.training.steps * share))
+    assert part.training.warmup_steps < part.training.steps
+    for task, samples in whole.mixture.items():
+        assert part.mixture[task] == max(16, round(samples * share))
+    assert sum(part.mixture.values()) >= max(part.training.batch_size, 8)
+    for number in ("test_samples", "measured_batch", "ladder_steps", "timed_answers",
+                   "timed_tokens"):
+        assert 0 < getattr(part, number) <= getattr(whole, number)
+    assert sum(part.mixture.values()) >= part.measured_batch * part.ladder_steps
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_subset_of_all_images_is_the_whole_course(name):
+    part = PROFILES[name].on(10**6)
+    whole = PROFILES[name]
+    assert (part.training, part.mixture, part.test_samples) == (
+        whole.training, whole.mixture, whole.test_samples)
+
+
+def test_a_model_of_a_subset_does_not_replace_one_of_the_whole(monkeypatch):
+    whole = lesson_checkpoint(get_profile("full"))
+    monkeypatch.setenv("VLM_SUBSET", "32")
+    assert lesson_checkpoint(get_profile("full")) != whole
+    assert lesson_checkpoint(get_profile("full")) != lesson_checkpoint(get_profile("tiny"))
+
+
+def test_outputs_of_a_subset_are_not_compared_and_the_check_says_so(monkeypatch):
+    monkeypatch.delenv("VLM_SUBSET", raising=False)
+    assert stored_outputs_are_meant()
+    monkeypatch.setenv("VLM_SUBSET", "32")
+    assert not stored_outputs_are_meant()
+    assert "not compared (profile tiny on 32 images of each split)" in check_note(network=False)
+
+
+@pytest.mark.parametrize("images", [16, 17, 24, 40, 64, 300])
+def test_a_subset_of_tiny_earth_tells_all_that_the_lessons_ask(monkeypatch, images):
+    """Every task of the mixture, every number of images twice, and a question of eight images."""
+    monkeypatch.setenv("VLM_SUBSET", str(images))
+    profile = get_profile("tiny")
+    for split in ("train", "test"):
+        table = load_image_table(profile, split)
+        assert len(table) == len(table.truth.scenes) == len(table.truth.captions) == images
+        assert max(map(len, table.truth.sites)) >= 4
+    asked = {name: profile.test_samples for name in profile.mixture
+             if not is_free_text(name.split()[0], table.truth)}
+    for seed in (1, 2):
+        dataset = build_tasks(table, asked, seed)
+        assert {recipe.task for recipe in dataset.recipes} == {
+            "select", "compare", "sequence", "refer"}
+        assert len(shuffled(dataset)) == len(dataset)       # no sample is the only one of its kind
+    assert len(build_tasks(table, {"select 8": 2}, seed=5)) == 2
+
+
+def test_a_subset_keeps_images_and_what_is_known_of_them_together(monkeypatch):
+    whole = load_image_table(PROFILES["tiny"], "validation")
+    part = load_image_table(PROFILES["tiny"].on(40), "validation")
+    known = {whole.image(row).tobytes(): row for row in range(len(whole))}
+    where = [known[part.image(row).tobytes()] for row in range(len(part))]
+    assert where == sorted(set(where))
+    for row, of_whole in enumerate(where):
+        assert part.truth.scenes[row] == whole.truth.scenes[of_whole]
+        assert part.truth.captions[row] == whole.truth.captions[of_whole]
+    assert len(part.truth.sites) > 1
+    for rows in part.truth.sites:
+        assert any({where[row] for row in rows} <= set(site) for site in whole.truth.sites)
+
+
+@pytest.mark.parametrize(("sites", "total", "images", "expected"), [
+    ([], 10, 5, ([0, 2, 4, 6, 8], [])),
+    ([(0,), (1,), (2,), (3,)], 4, 2, ([0, 2], [(0,), (1,)])),
+    ([(0, 1, 2, 3)], 4, 3, ([0, 1, 2], [(0, 1, 2)])),
+    ([(2, 3), (4, 5, 6)], 7, 5, ([0, 1, 4, 5, 6], [(2, 3, 4)])),
+    ([(0, 1), (2, 3)], 4, 3, ([0, 1], [(0, 1)]))])
+def test_which_rows_are_kept(sites, total, images, expected):
+    assert choose_subset(sites, total, images) == expected
+
+
+def test_a_folder_of_the_user_has_a_subset_too(monkeypatch, tmp_path, picture):
+    for i in range(40):
+        picture(i).save(tmp_path / f"{i:02}.png")
+    (tmp_path / "metadata.jsonl").write_text("".join(
+        json.dumps({"file_name": f"{i:02}.png", "caption_0": f"Thing {i}."}) + "\n"
+        for i in range(40)))
+    monkeypatch.setenv("VLM_IMAGES", str(tmp_path))
+    table = load_image_table(PROFILES["tiny"].on(16), "train")
+    assert len(table) == 16 and len(load_image_table(PROFILES["tiny"], "train")) == 30
+    for row in range(16):
+        number = int(table.files[row][:2])
+        assert table.truth.captions[row] == [f"Thing {number}."]
+        assert table.image(row).tobytes() == picture(number).tobytes()
+
+
+# --- half precision --------------------------------------------------------------------------------
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A function that puts a GPU of that kind in the place of what is here."""
+    def of(capability: tuple[int, int] | None, mps: bool = False):
+        def is_bf16_supported(including_emulation=True):
+            return including_emulation or capability >= (8, 0)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", is_bf16_supported)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    return of
+
+
+@pytest.mark.parametrize(("capability", "mps", "expected"), [
+    ((9, 0), False, "bf16"), ((8, 0), False, "bf16"), ((7, 5), False, "fp16"),
+    ((7, 0), False, "fp16"), (None, True, "no"), (None, False, "no")])
+def test_precision_is_what_the_device_has_and_not_what_torch_imitates(gpu, capability, mps,
+                                                                      expected):
+    """A trap: torch says that a T4 supports bfloat16, and imitates it."""
+    gpu(capability, mps)
+    assert half_precision() == expected
+    assert TrainingSettings.of(PROFILES["full"]).precision == expected
+    assert TrainingSettings.of(PROFILES["full"], precision="no").precision == "no"
+    assert TrainingSettings.of(PROFILES["tiny"]).precision == "no"
