@@ -27,7 +27,7 @@ from vlm_utils.profiles import (
 ROWS = {"train": 20, "validation": 4, "test": 18}
 
 
-# --- all lessons, once, on a miniature hub ---------------------------------------------------------
+# --- all lessons, once, on a miniature hub --------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def lessons(tmp_path_factory):
@@ -101,7 +101,7 @@ def test_lesson_05_evaluates_the_model_of_lesson_04_with_no_comparable_tasks(les
         "these images do not show the same place over time"
 
 
-# --- VLM_SUBSET ------------------------------------------------------------------------------------
+# --- VLM_SUBSET -----------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("text", ["0", "-1", "x", "1.5", "15", "1e3", "16 images", "+16"])
 def test_a_subset_that_will_not_do_is_refused_in_one_line(monkeypatch, text):
@@ -220,7 +220,7 @@ def test_a_folder_of_the_user_has_a_subset_too(monkeypatch, tmp_path, picture):
         assert table.image(row).tobytes() == picture(number).tobytes()
 
 
-# --- half precision --------------------------------------------------------------------------------
+# --- half precision -------------------------------------------------------------------------------
 
 @pytest.fixture
 def gpu(monkeypatch):

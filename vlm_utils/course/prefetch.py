@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from pathlib import Path
 
 import huggingface_hub
 
 from vlm_utils.profiles import HubRepository, Profile
 from vlm_utils.sources.hub import (
+    COMMIT,
     cache_folder,
+    commit_record,
     damaged,
     free_bytes,
     in_cache,
     is_whole,
+    pinned,
     repositories,
+    settle,
+    why_not,
 )
+
+_GOES_ON = "run the same command again: files that have arrived are kept"
 
 
 def prefetch(profile: Profile, folder: Path | None = None) -> int:
     """Download what a profile needs; 0 if all of it is there in the end, else 1.
 
     folder: where to, in the layout of the hub's cache; by default the hub's own cache.
-    Says first what is missing and how large it is. Interrupted, it goes on where it stopped when
-    it is run again. Files that are there and damaged are removed and fetched again; no file outside
-    the folder is ever removed.
+    Says first what is missing and how large it is. Interrupted, it goes on with the file at which
+    it stopped when it is run again, and at the same commit, whatever the hub has got since. Files
+    that are there and damaged are removed and fetched again; no file outside the folder is ever
+    removed.
     """
     wanted = repositories(profile)
     if not wanted:
@@ -48,7 +58,7 @@ def prefetch(profile: Profile, folder: Path | None = None) -> int:
         print(error)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: run the same command again, and it goes on where it stopped")
+        print(f"interrupted: {_GOES_ON}")
         return 1
     print("everything is there")
     if folder is not None:
@@ -72,17 +82,42 @@ def _announce_size(repository: HubRepository, folder: Path | None) -> int | None
         print(f"{where}: {name} is damaged")
     try:
         # Asked once first: without a network, a download keeps trying for half a minute.
-        huggingface_hub.HfApi().repo_info(repository.repo_id, revision=repository.revision,
-                                          repo_type=repository.repo_type, timeout=10)
-        plan = huggingface_hub.snapshot_download(
+        info = huggingface_hub.HfApi().repo_info(
             repository.repo_id, revision=repository.revision, repo_type=repository.repo_type,
-            allow_patterns=list(repository.patterns), cache_dir=folder, dry_run=True)
+            timeout=10)
+        at = _at_commit(repository, info.sha, folder)
+        plan = huggingface_hub.snapshot_download(
+            at.repo_id, revision=at.revision, repo_type=at.repo_type,
+            allow_patterns=list(at.patterns), cache_dir=folder, dry_run=True)
     except Exception as error:
-        raise _Failed(f"{where}: cannot be fetched ({type(error).__name__}: {error})") from error
+        raise _Failed(f"{where} cannot be fetched: {why_not(error, repository)}"
+                      f"{_other_commit(repository, error, folder)}") from error
     left = [file.file_size or 0 for file in plan if file.will_download or file.filename in broken]
-    print(f"{where}: {sum(left) / 1e6:.0f} MB in {len(left)} files, "
+    named = "" if COMMIT.fullmatch(repository.revision) else f" at commit {at.revision}"
+    print(f"{where}{named}: {sum(left) / 1e6:.0f} MB in {len(left)} files, "
           f"{len(plan) - len(left)} files are there", flush=True)
     return sum(left)
+
+
+def _at_commit(repository: HubRepository, newest: str, folder: Path | None) -> HubRepository:
+    """The repository at the commit that this cache keeps to. Says so if a branch has moved on."""
+    if COMMIT.fullmatch(repository.revision):
+        return repository
+    at, where = settle(repository, newest, folder), f"{repository.repo_type} {repository.repo_id}"
+    if at.revision != newest:
+        print(f"{where}: {repository.revision} has moved on to {newest}; the course stays with the "
+              f"commit that was fetched first. To take the new one, remove "
+              f"{commit_record(repository, folder)} and run the same command again")
+    return at
+
+
+def _other_commit(repository: HubRepository, error: Exception, folder: Path | None) -> str:
+    """What to do if the commit that was fetched first is no longer on the hub."""
+    gone = isinstance(error, huggingface_hub.errors.RevisionNotFoundError)
+    if not gone or pinned(repository, folder) == repository:
+        return ""
+    return (f"; the commit {pinned(repository, folder).revision}, which was fetched first, is gone "
+            f"from it: to take another, remove {commit_record(repository, folder)}")
 
 
 def _remove_damaged(repository: HubRepository, folder: Path | None) -> None:
@@ -100,21 +135,48 @@ def _remove_damaged(repository: HubRepository, folder: Path | None) -> None:
         if not file.parent.resolve().is_relative_to(cache):
             raise _Failed(f"{file} is damaged, and lies outside {cache} ({file.resolve()}): remove "
                           "it yourself and run the same command again")
-        target = file.resolve()
-        file.unlink()
-        if target.is_relative_to(cache):
-            target.unlink(missing_ok=True)
+        _remove(file, cache)
 
 
 def _download(repository: HubRepository, folder: Path | None) -> None:
-    """Fetch a repository; the hub shows the progress of each file, and resumes it."""
-    where = f"{repository.repo_type} {repository.repo_id}"
+    """Fetch a repository at its commit; the hub shows the progress of each file.
+
+    A connection that breaks is taken up again a few times, where it broke.
+    """
+    where, at = f"{repository.repo_type} {repository.repo_id}", pinned(repository, folder)
     try:
         found = Path(huggingface_hub.snapshot_download(
-            repository.repo_id, revision=repository.revision, repo_type=repository.repo_type,
-            allow_patterns=list(repository.patterns), cache_dir=folder))
+            at.repo_id, revision=at.revision, repo_type=at.repo_type,
+            allow_patterns=list(at.patterns), cache_dir=folder))
     except Exception as error:
-        raise _Failed(f"{where}: cannot be fetched ({type(error).__name__}: {error}); run the "
-                      "same command again, and it goes on where it stopped") from error
+        raise _Failed(f"{where} cannot be fetched: {why_not(error, at)}; files that have arrived "
+                      "are kept") from error
+    for name in _other_content(found):
+        _remove(found / name, cache_folder(folder))
+        raise _Failed(f"{where}: {name} arrived with other content than the hub had announced, and "
+                      f"was removed: {_GOES_ON}")
     if not is_whole(repository, found) or damaged(found):
-        raise _Failed(f"{where}: not all of its files have arrived; run the same command again")
+        raise _Failed(f"{where}: not all of its files have arrived: {_GOES_ON}")
+
+
+def _other_content(folder: Path) -> list[str]:
+    """Files whose content is not what the hub said. Large ones are stored under their SHA-256; of
+    the others, and where a system has no links, nothing is known."""
+    found = []
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        if re.fullmatch("[0-9a-f]{64}", file.resolve().name):
+            digest = hashlib.sha256()
+            with file.open("rb") as content:
+                while part := content.read(2**20):
+                    digest.update(part)
+            if digest.hexdigest() != file.resolve().name:
+                found.append(str(file.relative_to(folder)))
+    return found
+
+
+def _remove(file: Path, cache: Path) -> None:
+    """Remove a link of the cache, and what it points to if that lies in the cache."""
+    target = file.resolve()
+    file.unlink()
+    if target.is_relative_to(cache):
+        target.unlink(missing_ok=True)

@@ -6,15 +6,21 @@ missing or broken, and a library that cannot be loaded must not pass for a damag
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from vlm_utils.profiles import HubRepository, Profile
 
 PREFETCH = "VLM_PROFILE=full python -m vlm_utils prefetch"
+
+
+COMMIT = re.compile("[0-9a-f]{40}")
+_RECORD = "course_commit"       # in a repository's folder of the cache, beside refs and snapshots
 
 
 class MissingFiles(FileNotFoundError):
@@ -39,19 +45,110 @@ def fetch(repository: HubRepository) -> Path:
     from huggingface_hub import HfApi, snapshot_download
     try:
         # Asked once first: without a network, a download keeps trying for half a minute.
-        HfApi().repo_info(repository.repo_id, revision=repository.revision,
-                          repo_type=repository.repo_type, timeout=10)
+        info = HfApi().repo_info(repository.repo_id, revision=repository.revision,
+                                 repo_type=repository.repo_type, timeout=10)
+        at = settle(repository, info.sha)
         folder = Path(snapshot_download(
-            repository.repo_id, revision=repository.revision, repo_type=repository.repo_type,
-            allow_patterns=list(repository.patterns)))
+            at.repo_id, revision=at.revision, repo_type=at.repo_type,
+            allow_patterns=list(at.patterns)))
         if not is_whole(repository, folder):  # the network went away in between
             raise FileNotFoundError(folder)
         return folder
     except Exception as error:
         raise MissingFiles(
             f"{repository.repo_type} {repository.repo_id} (revision {repository.revision[:12]}) is "
-            f"not in the local cache, and the hub cannot be reached ({type(error).__name__}). "
+            f"not in the local cache, and {why_not(error, repository)}. "
             f"With a network, run:  {PREFETCH}") from error
+
+
+def pinned(repository: HubRepository, folder: Path | None = None) -> HubRepository:
+    """The repository at one commit: its own, or, if it names a branch, the one that was fetched
+    first into this cache. As it is if nothing was fetched yet.
+
+    A branch moves: without this, two machines, or one machine on two days, would have other data.
+    """
+    record = commit_record(repository, folder)
+    if COMMIT.fullmatch(repository.revision) or not record.is_file():
+        return repository
+    commit = record.read_text(encoding="utf-8").strip()
+    return replace(repository, revision=commit) if COMMIT.fullmatch(commit) else repository
+
+
+def settle(repository: HubRepository, commit: str, folder: Path | None = None) -> HubRepository:
+    """`pinned`; if there is no commit yet, this one is recorded and holds from now on."""
+    settled = pinned(repository, folder)
+    if not COMMIT.fullmatch(settled.revision):
+        record = commit_record(repository, folder)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        record.write_text(f"{commit}\n", encoding="utf-8")
+        settled = replace(repository, revision=commit)
+    return settled
+
+
+def commit_record(repository: HubRepository, folder: Path | None = None) -> Path:
+    """The file of a cache that says at which commit a repository was fetched."""
+    name = f"{repository.repo_type}s--{repository.repo_id.replace('/', '--')}"
+    return cache_folder(folder) / name / _RECORD
+
+
+def why_not(error: BaseException, repository: HubRepository) -> str:
+    """Why the hub did not give a repository, and what to do: the end of a sentence.
+
+    The hub's library wraps errors in others: the first one that is known decides.
+    """
+    chain = [error]
+    while chain[-1].__cause__ is not None or chain[-1].__context__ is not None:
+        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    found = next((said for each in reversed(chain) if (said := _known(each, repository))), None)
+    return found or f"the hub's library failed ({type(error).__name__}: {error})"
+
+
+def _known(error: BaseException, repository: HubRepository) -> str | None:
+    from huggingface_hub import errors
+    page = f"https://huggingface.co/{'datasets/' * (repository.repo_type == 'dataset')}" \
+           f"{repository.repo_id}"
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return "the network is switched off by HF_HUB_OFFLINE: unset it to download"
+    if isinstance(error, errors.GatedRepoError):
+        return (f"the hub gives it only to people its owner has let in: ask for access at {page}, "
+                "run: hf auth login, and then this command again")
+    if isinstance(error, errors.RevisionNotFoundError):
+        return (f"the hub has no revision {repository.revision[:12]} of it: correct it in "
+                "vlm_utils/profiles.py")
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return (f"the hub has nothing public of this name ({page}): correct it in "
+                "vlm_utils/profiles.py, or, if it is private, run: hf auth login")
+    if isinstance(error, errors.RemoteEntryNotFoundError):
+        return f"a file that the hub lists is not there (404: {error.response.url.path}): try later"
+    if isinstance(error, errors.HfHubHTTPError):
+        return _status(error.response)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return "the disk is full: make room, or choose another place with --folder"
+    if "Consistency check failed" in str(error):
+        return "a file arrived with another size than the hub had said: run the same command again"
+    if type(error).__name__ in ("RemoteProtocolError", "ReadError"):
+        return "the connection was cut again and again: run the same command again"
+    if type(error).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout", "gaierror",
+                                "ProxyError"):
+        return (f"the hub cannot be reached ({type(error).__name__}): look at the network, and at "
+                "HF_ENDPOINT and HTTPS_PROXY if they are set")
+    return None
+
+
+def _status(response) -> str:
+    """What an HTTP status means to the one who wanted to download."""
+    status = response.status_code
+    if status == 429:
+        seconds = response.headers.get("Retry-After", "")
+        wait = f"{seconds} seconds" if seconds.isdigit() else "some minutes"
+        return (f"the hub has had too many requests from this network (429): wait {wait} and run "
+                "the same command again")
+    if status >= 500:
+        return f"the hub has a fault of its own ({status}): run the same command again later"
+    if status in (401, 403):
+        return (f"the hub refuses ({status}): if a token is set (HF_TOKEN, hf auth login), it is "
+                "not valid for this: renew or remove it")
+    return f"the hub answers {status} to {response.url.path}"
 
 
 def fetch_all(wanted: list[HubRepository]) -> list[Path]:
@@ -74,6 +171,7 @@ def in_cache(repository: HubRepository, folder: Path | None = None) -> Path | No
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
+    repository = pinned(repository, folder)
     try:
         found = Path(snapshot_download(
             repository.repo_id, revision=repository.revision, repo_type=repository.repo_type,
