@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import nbformat
 import pytest
 import torch
+from accelerate import Accelerator
 from hub_cache import write_miniature
+from small_runs import SETTINGS, losses_of, resumed_losses, small_run
 
 from vlm_utils.course.conditions import check_note, stored_outputs_are_meant
 from vlm_utils.datasets import build_tasks, is_free_text, load_image_table
@@ -245,3 +248,85 @@ def test_precision_is_what_the_device_has_and_not_what_torch_imitates(gpu, capab
     assert TrainingSettings.of(PROFILES["full"]).precision == expected
     assert TrainingSettings.of(PROFILES["full"], precision="no").precision == "no"
     assert TrainingSettings.of(PROFILES["tiny"]).precision == "no"
+
+
+class HalfOnACpu(Accelerator):
+    """accelerate gives float16 and its scaler to a GPU alone: here, what it does there."""
+
+    first_scale = 2.0**10
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        if self.mixed_precision == "fp16":
+            self.native_amp = True
+            self.scaler = torch.amp.GradScaler("cpu", init_scale=self.first_scale)
+
+
+@pytest.fixture
+def half_on_a_cpu(monkeypatch):
+    monkeypatch.setattr("vlm_utils.training.run.Accelerator", HalfOnACpu)
+    return lambda scale: monkeypatch.setattr(HalfOnACpu, "first_scale", scale)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_float16_with_a_scaler_learns_as_float32_does(half_on_a_cpu, optimizer):
+    exact = losses_of(small_run(replace(SETTINGS, optimizer=optimizer)))
+    half = losses_of(small_run(replace(SETTINGS, optimizer=optimizer, precision="fp16")))
+    assert half == pytest.approx(exact, rel=0.02) and half != exact
+    assert half[-1] < half[0]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_a_step_that_overflows_moves_no_weight_and_lowers_the_scale(half_on_a_cpu, optimizer):
+    """Small gradients need a large scale; one that is too large makes them infinite."""
+    half_on_a_cpu(2.0**40)
+    run = small_run(replace(SETTINGS, optimizer=optimizer, precision="fp16", steps=2))
+    before = {name: value.clone() for name, value in run.model.state_dict().items()}
+    losses = losses_of(run)
+    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
+    assert run.accelerator.scaler.get_scale() == 2.0**38        # halved twice
+    assert all(torch.isfinite(torch.tensor(losses)))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_gradients_are_clipped_at_their_true_size_and_not_at_the_scaled_one(half_on_a_cpu,
+                                                                            optimizer):
+    """A trap: clipped before they are scaled back, every gradient looks far too long."""
+    def norms(precision: str) -> list[float]:
+        run, found = small_run(replace(SETTINGS, optimizer=optimizer, precision=precision)), []
+        clip = run.accelerator.clip_grad_norm_
+        run.accelerator.clip_grad_norm_ = lambda *given: found.append(float(clip(*given)))
+        losses_of(run)
+        return found
+    exact = norms("no")
+    for scale in (2.0**4, 2.0**12):
+        half_on_a_cpu(scale)
+        assert norms("fp16") == pytest.approx(exact, rel=0.05)
+
+
+def test_a_resumed_float16_run_has_the_scale_that_it_was_stopped_with(half_on_a_cpu, tmp_path):
+    """A trap: a scaler that starts again skips steps that the straight run took."""
+    settings = replace(SETTINGS, precision="fp16")
+    half_on_a_cpu(2.0**24)
+    straight = losses_of(small_run(settings))
+
+    def stop(row):
+        if row["step"] == 6:
+            raise KeyboardInterrupt
+    losses_of(small_run(settings), tmp_path / "run", stop)
+    half_on_a_cpu(2.0**40)              # what a new scaler would begin with
+    assert resumed_losses(tmp_path / "run") == straight
+
+
+def test_a_model_leaves_float16_as_it_came(half_on_a_cpu, processor):
+    """Features, losses and answers after training are those of float32 again."""
+    run = small_run(replace(SETTINGS, precision="fp16"))
+    losses_of(run)
+    model = run.model
+    assert {value.dtype for value in model.state_dict().values()} == {torch.float32}
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits
+        assert logits.dtype == torch.float32
+        with torch.autocast("cpu", torch.float16):
+            assert not torch.equal(model(input_ids=ids).logits.float(), logits)

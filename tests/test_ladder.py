@@ -4,7 +4,9 @@ No test says how fast a rung is: that is measured in the lesson, on the reader's
 """
 
 import copy
+import gc
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -162,6 +164,52 @@ def test_the_given_model_and_the_random_state_are_untouched(make_model, processo
     assert [module.training for module in model.modules()] == modes
     assert all(p.grad is None for p in model.parameters())
     assert (model.config.to_dict(), processor.tokens_per_image) == (config, tokens)
+
+
+@pytest.mark.parametrize("only_frozen", [False, True])
+def test_a_copy_takes_no_memory_for_what_is_not_trained(model, only_frozen):
+    """A trap: six rungs with weights of their own are 18 GB at full size."""
+    copied = ladder.share_weights(model, only_frozen)
+    for (name, theirs), ours in zip(model.named_parameters(), copied.parameters(), strict=True):
+        own = only_frozen and theirs.requires_grad
+        assert (ours.data_ptr() == theirs.data_ptr()) != own, name
+        assert ours is not theirs and ours.requires_grad == theirs.requires_grad
+        assert torch.equal(ours, theirs)
+    assert copied.get_output_embeddings().weight is copied.get_input_embeddings().weight
+    copied.freeze_vision_encoder().requires_grad_(False)
+    assert any(p.requires_grad for p in model.parameters())
+
+
+def test_one_set_of_trained_weights_is_alive_at_a_time(make_model, processor, dataset, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+    make_step = ladder.make_step
+
+    def counted(model, precision="no"):
+        alive.add(model)
+        gc.collect()
+        most.append(len(alive))
+        return make_step(model, precision)
+
+    monkeypatch.setattr(ladder, "make_step", counted)
+    ladder.climb(make_model(), processor, dataset, BATCH_SIZE, steps=1)
+    assert most == [1] * len(NAMES)
+
+
+@pytest.mark.parametrize(("device", "half", "expected"), [
+    ("cpu", "no", "bf16"), ("cuda", "bf16", "bf16"), ("cuda", "fp16", "fp16"),
+    ("mps", "no", None)])
+def test_the_last_rung_is_what_the_device_can_multiply_in(monkeypatch, device, half, expected):
+    monkeypatch.setattr(ladder, "half_precision", lambda: half)
+    assert ladder.best_half_precision(torch.device(device)) == expected
+
+
+def test_without_half_precision_there_is_a_rung_less(make_model, processor, dataset, monkeypatch):
+    monkeypatch.setattr(ladder, "best_half_precision", lambda device: None)
+    rungs = ladder.build_rungs(make_model(), processor, dataset, BATCH_SIZE, STEPS)
+    assert [rung.name for rung in rungs] == NAMES[:-1]
+    monkeypatch.setattr(ladder, "best_half_precision", lambda device: "fp16")
+    rung = ladder.build_rungs(make_model(), processor, dataset, BATCH_SIZE, STEPS)[-1]
+    assert (rung.name, rung.precision) == ("float16", "fp16")
 
 
 # --- the clock and the figure ------------------------------------------------------------------

@@ -120,17 +120,14 @@ class Profile:
         return self.name if self.subset is None else f"{self.name}_{self.subset}_images"
 
     def on(self, images: int) -> Profile:
-        """The same profile on so many images of each split: steps and samples in proportion.
-
-        The batch shrinks too, or a laptop would take minutes for a step of the full profile.
-        """
+        """The same profile on so many images of each split: steps and samples in proportion, and
+        smaller batches, or a laptop would take a minute for a step of the full profile."""
         def part(number: int, least: int) -> int:
             return min(number, max(least, round(number * images / self.train_images)))
 
         training = self.training
         return replace(
-            self, subset=images, test_samples=part(self.test_samples,
-                                                    self.least_test_samples),
+            self, subset=images, test_samples=part(self.test_samples, self.least_test_samples),
             mixture={name: part(samples, 16) for name, samples in self.mixture.items()},
             measured_batch=min(self.measured_batch, max(2, images // 64)),
             ladder_steps=part(self.ladder_steps, 2),
@@ -203,8 +200,8 @@ def half_precision() -> str:
     """The half precision that this device trains in: "bf16", "fp16" with a gradient scaler, or
     "no", which is float32.
 
-    A GPU before NVIDIA's Ampere (a T4 or V100, say) has no bfloat16: torch imitates it, many times
-    slower than float32. On Apple's MPS and on a CPU the course trains in float32.
+    NVIDIA GPUs before Ampere (T4, V100) have no bfloat16: torch imitates it, slower than float32.
+    On Apple's MPS and on a CPU the course trains in float32.
     """
     import torch
     if not torch.cuda.is_available():

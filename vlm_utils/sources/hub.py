@@ -122,16 +122,21 @@ def _known(error: BaseException, repository: HubRepository) -> str | None:
         return f"a file that the hub lists is not there (404: {error.response.url.path}): try later"
     if isinstance(error, errors.HfHubHTTPError):
         return _status(error.response)
+    return _line(error)
+
+
+def _line(error: BaseException) -> str | None:
+    """What went wrong on the way or here, if it is that."""
+    name = type(error).__name__         # of the library that huggingface_hub speaks HTTP with
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return "the disk is full: make room, or choose another place with --folder"
     if "Consistency check failed" in str(error):
         return "a file arrived with another size than the hub had said: run the same command again"
-    if type(error).__name__ in ("RemoteProtocolError", "ReadError"):
+    if name in ("RemoteProtocolError", "ReadError"):
         return "the connection was cut again and again: run the same command again"
-    if type(error).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout", "gaierror",
-                                "ProxyError"):
-        return (f"the hub cannot be reached ({type(error).__name__}): look at the network, and at "
-                "HF_ENDPOINT and HTTPS_PROXY if they are set")
+    if name in ("ConnectError", "ConnectTimeout", "ReadTimeout", "gaierror", "ProxyError"):
+        return (f"the hub cannot be reached ({name}): look at the network, and at HF_ENDPOINT and "
+                "HTTPS_PROXY if they are set")
     return None
 
 
