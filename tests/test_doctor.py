@@ -18,6 +18,7 @@ from hub_cache import into_hub_cache, write_flickr
 
 from vlm_utils import profiles
 from vlm_utils.course import doctor
+from vlm_utils.course.limits import lesson_memory
 from vlm_utils.profiles import REPOSITORY, get_profile
 
 TINY, FULL = get_profile("tiny"), get_profile("full")
@@ -104,7 +105,9 @@ def test_the_device_and_its_memory(monkeypatch, kind, profile, expected):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
     found = doctor.device(profile)
     assert level(found) == expected
-    assert kind != "cuda" or found.text == "A GPU, 30.0 of 40.0 GB free"
+    if kind == "cuda":
+        assert found.text.startswith("A GPU, 30.0 of 40.0 GB free, trains in ")
+        assert "enough for each lesson (lesson 0" in found.text
 
 
 def test_a_torch_that_does_not_work_is_missing(monkeypatch):
@@ -120,6 +123,67 @@ def test_little_memory_is_noted(monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory(1_000_000_000, 8_000_000_000))
     found = doctor.memory(TINY)
     assert level(found) == "note" and "1.0 of 8.0 GB free" in found.text
+
+
+@pytest.fixture
+def free(monkeypatch):
+    """A function that says so many GB are free in memory, and on a GPU if there is to be one."""
+    def set_free(memory: float, on_gpu: float | None = None) -> None:
+        kind = namedtuple("memory", "available total")
+        monkeypatch.setattr(psutil, "virtual_memory", lambda: kind(memory * 1e9, 64e9))
+        monkeypatch.setattr(profiles, "get_device",
+                            lambda: torch.device("cpu" if on_gpu is None else "cuda"))
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (on_gpu * 1e9, 80e9))
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+    return set_free
+
+
+@pytest.mark.parametrize("profile", [TINY, FULL, FULL.on(64)])
+def test_memory_is_compared_with_what_each_lesson_was_measured_to_take(free, profile):
+    needed = lesson_memory(profile)
+    assert sorted(needed) == ["01", "02", "03", "04", "05", "06"]
+    most = max(needed.values())
+    free(most + 0.01)
+    found = doctor.memory(profile)
+    assert level(found) == "ok" and f"takes {most:.1f} GB" in found.text
+    for limit in sorted(set(needed.values()))[:-1]:
+        free(limit + 0.01)
+        found = doctor.memory(profile)
+        short, enough = found.text.split("; enough for ")
+        assert level(found) == "note"
+        for lesson, size in needed.items():
+            named = f"{lesson} ({size:.1f} GB)" in short
+            assert named == (size > limit + 0.01), found.text
+            assert (lesson in enough) != named
+    free(0.1)
+    assert "; enough for" not in doctor.memory(profile).text
+
+
+def test_a_subset_of_the_full_profile_needs_less_and_is_what_is_advised(free):
+    whole, part = lesson_memory(FULL), lesson_memory(FULL.on(64))
+    assert all(part[lesson] <= whole[lesson] for lesson in whole)
+    assert whole["04"] > part["04"] and max(part.values()) <= 10
+    assert whole["06"] <= 8
+    free(6)
+    assert doctor.memory(FULL).text.endswith("close other programs, or set VLM_SUBSET=64")
+    free(0.1)
+    assert "VLM_SUBSET" not in doctor.memory(FULL.on(64)).text
+    assert "VLM_SUBSET" not in doctor.memory(TINY).text
+
+
+def test_on_a_gpu_its_own_memory_is_what_counts(free):
+    free(6, on_gpu=6)
+    assert level(doctor.memory(FULL)) == "ok"
+    found = doctor.device(FULL)
+    assert level(found) == "note" and "too little for lesson" in found.text
+    free(3, on_gpu=70)
+    assert level(doctor.memory(FULL)) == "note" and level(doctor.device(FULL)) == "ok"
+
+
+def test_without_a_gpu_a_subset_is_advised_and_enough(monkeypatch):
+    monkeypatch.setattr(profiles, "get_device", lambda: torch.device("cpu"))
+    assert "lesson 04 takes very long; VLM_SUBSET=64" in doctor.device(FULL).text
+    assert level(doctor.device(FULL.on(64))) == "ok"
 
 
 def test_a_folder_that_cannot_be_written_to_is_missing(monkeypatch, tmp_path):

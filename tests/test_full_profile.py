@@ -9,10 +9,13 @@ from dataclasses import replace
 import nbformat
 import pytest
 import torch
+import yaml
 from accelerate import Accelerator
 from hub_cache import write_miniature
 from small_runs import SETTINGS, losses_of, resumed_losses, small_run
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from vlm_utils.answering import answer_samples
 from vlm_utils.course.conditions import check_note, stored_outputs_are_meant
 from vlm_utils.datasets import build_tasks, is_free_text, load_image_table
 from vlm_utils.datasets.subset import choose_subset
@@ -330,3 +333,46 @@ def test_a_model_leaves_float16_as_it_came(half_on_a_cpu, processor):
         assert logits.dtype == torch.float32
         with torch.autocast("cpu", torch.float16):
             assert not torch.equal(model(input_ids=ids).logits.float(), logits)
+
+
+class NoDoubles(TorchDispatchMode):
+    """Apple's MPS has no float64: an operation that makes one fails there."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        result = function(*arguments, **(options or {}))
+        made = [each for each in (result if isinstance(result, tuple | list) else [result])
+                if isinstance(each, torch.Tensor) and each.dtype == torch.float64]
+        if made:
+            raise TypeError(f"{function} makes a float64 tensor, which MPS does not have")
+        return result
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_encoding_training_and_answering_make_no_float64(make_model, processor, make_sample,
+                                                         optimizer):
+    with pytest.raises(TypeError, match="float64"), NoDoubles():
+        torch.ones(2).double()
+    model, sample = make_model(), make_sample(2)
+    run = small_run(replace(SETTINGS, optimizer=optimizer, steps=2))
+    with NoDoubles():
+        model.encode_images(processor.pixel_values(sample.images))
+        answer_samples(model, processor, [sample], max_new_tokens=4)
+        assert len(losses_of(run)) == 2
+
+
+# --- on a GPU, once a week -----------------------------------------------------------------------
+
+def test_the_gpu_workflow_runs_the_tiny_profile_and_a_subset_of_the_full_one():
+    text = (REPOSITORY / ".github" / "workflows" / "gpu.yml").read_text(encoding="utf-8")
+    job = yaml.safe_load(text)["jobs"]["gpu"]
+    lessons = [job["env"] | step.get("env", {}) for step in job["steps"]
+               if "--nbval-lax --nbval-current-env notebooks" in step.get("run", "")]
+    assert [(run["VLM_PROFILE"], run.get("VLM_SUBSET")) for run in lessons] == [
+        ("tiny", None), ("full", "64")]
+    kept, = (step["with"] for step in job["steps"] if step.get("uses", "").startswith(
+        "actions/cache@"))
+    assert kept["path"] == "${{ env.HF_HUB_CACHE }}" and "HF_HUB_CACHE" in job["env"]
+    order = [step.get("run", step.get("uses", "")) for step in job["steps"]]
+    fetched = next(i for i, run in enumerate(order) if run.endswith("vlm_utils prefetch"))
+    cached = next(i for i, run in enumerate(order) if run.startswith("actions/cache"))
+    assert cached < fetched < len(order) - 1

@@ -33,10 +33,9 @@ from vlm_utils.sources.hub import (
 
 PYTHON = (3, 10)
 GIGABYTE = 1_000_000_000
-# What a whole course writes (features, checkpoints, the data sets' cache), and what it holds in
-# memory at most: generous, because too little shows only in lesson 04.
+# What a whole course writes: features, checkpoints, the data sets' cache.
 DISK = {"tiny": 3, "full": 15}
-MEMORY = {"tiny": 2.5, "full": 8}
+BESIDE_A_GPU = 4        # GB that stay in the machine's memory if the models are on a GPU
 _INSTALL = "python -m pip install --constraint constraints.txt --editable '.[test]'"
 # What lessons and their checks import, by the name to import; in an order in which what others
 # stand on comes first, so that the one to blame is named first.
@@ -94,8 +93,8 @@ def findings(profile: Profile) -> Iterator[Finding]:
                                             f"{error}); run: {_INSTALL}")
 
     yield look("jupyter kernel", "jupyter_client", kernel)
-    yield look("device", "torch", device, profile)
-    yield look("memory", "psutil", memory, profile)
+    yield look("device", "torch numpy", device, profile)
+    yield look("memory", "psutil numpy", memory, profile)
     yield look("build folder", "", build_folder)
     yield look("data sets' cache", "datasets", data_sets_cache)
     yield look("disk", "", disk, profile)
@@ -189,22 +188,52 @@ def device(profile: Profile) -> Finding:
     if kind == "cuda":
         free, total = torch.cuda.mem_get_info()
         text = (f"{torch.cuda.get_device_name()}, {free / GIGABYTE:.1f} of "
-                f"{total / GIGABYTE:.1f} GB free")
-        return Finding("device", "ok", text)
+                f"{total / GIGABYTE:.1f} GB free, trains in {profiles.half_precision()}")
+        return _suffices("device", profile, free / GIGABYTE, text)
     if kind == "mps" or profile.name == "tiny":
         return Finding("device", "ok", f"{kind}, {torch.get_num_threads()} threads")
-    return Finding("device", "note", "no GPU: the full profile's lesson 04 will take very long")
+    if profile.subset is not None:
+        return Finding("device", "ok", f"no GPU: enough for {profile.subset} images of each split")
+    return Finding("device", "note", "no GPU: lesson 04 takes very long; VLM_SUBSET=64, minutes")
 
 
 def memory(profile: Profile) -> Finding:
+    """Is it enough for each lesson? With a GPU, that is asked of the GPU's: see `device`."""
     import psutil
     free = psutil.virtual_memory().available / GIGABYTE
     total = psutil.virtual_memory().total / GIGABYTE
-    text, wanted = f"{free:.1f} of {total:.1f} GB free", MEMORY[profile.name]
-    if free < wanted:
-        return Finding("memory", "note", f"{text}: close other programs, lesson 04 may take "
-                                         f"up to {wanted} GB")
-    return Finding("memory", "ok", text)
+    text = f"{free:.1f} of {total:.1f} GB free"
+    if not _has_cuda():
+        return _suffices("memory", profile, free, text)
+    if free >= BESIDE_A_GPU:
+        return Finding("memory", "ok", text)
+    return Finding("memory", "note", f"{text}: close other programs, beside the GPU's memory the "
+                                     f"lessons may take {BESIDE_A_GPU} GB")
+
+
+def _has_cuda() -> bool:
+    """Is there a GPU of NVIDIA's? If torch cannot say, `device` says why."""
+    try:
+        return profiles.get_device().type == "cuda"
+    except Exception:       # a broken installation raises what it likes
+        return False
+
+
+def _suffices(name: str, profile: Profile, free: float, text: str) -> Finding:
+    """Free memory in GB beside what each lesson was measured to take."""
+    from vlm_utils.course.limits import lesson_memory  # needs numpy
+    needed = lesson_memory(profile)
+    most = max(needed, key=needed.get)
+    short = {lesson: size for lesson, size in needed.items() if size > free}
+    if not short:
+        return Finding(name, "ok", f"{text}, enough for each lesson (lesson {most} takes "
+                                   f"{needed[most]:.1f} GB)")
+    sizes = ", ".join(f"{lesson} ({size:.1f} GB)" for lesson, size in short.items())
+    remedy = "" if profile.subset or profile.name == "tiny" else ", or set VLM_SUBSET=64"
+    rest = ", ".join(lesson for lesson in needed if lesson not in short)
+    enough = f"; enough for {rest}" if rest else ""
+    return Finding(name, "note", f"{text}: too little for lesson {sizes}{enough}: close other "
+                                 f"programs{remedy}")
 
 
 def build_folder() -> Finding:

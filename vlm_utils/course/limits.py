@@ -1,4 +1,4 @@
-"""How long a cell may take: one number for each profile, stretched on a slow or busy machine.
+"""What a cell and a lesson may take: time, stretched on a slow or busy machine, and memory.
 
 A fixed piece of work is timed before each lesson, and again when a cell has used up its time. A
 machine that takes twice as long for it gets twice the time: it is slow, and nothing is wrong.
@@ -11,10 +11,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vlm_utils.profiles import Profile
+
 # Seconds for one cell, for a kernel to start, and for output to arrive after its cell has ended;
 # all on the machine on which the reference step took REFERENCE_SECONDS: 2 cores, nothing else.
 CELL_SECONDS = {"tiny": 1800, "full": 3600}
 START_SECONDS = 120
+# GB of memory that each lesson takes at most: the column "peak MB" of the table that ends
+#   python -m vlm_utils check                                       (tiny, 2 CPU cores)
+#   VLM_PROFILE=full VLM_SUBSET=64 python -m vlm_utils check        (full, on a subset)
+# and for 04 and 05 of the whole full profile, whose batches are larger, the most of
+#   python benchmarks/full_memory.py
+# All on a CPU, in float32: on a GPU in half precision, activations are smaller.
+LESSON_GB = {
+    "tiny": {"01": 0.7, "02": 0.7, "03": 0.7, "04": 1.7, "05": 0.9, "06": 0.9},
+    "full on a subset": {"01": 2, "02": 2, "03": 2, "04": 8, "05": 3, "06": 6},
+    "full": {"01": 2, "02": 2, "03": 2, "04": 14, "05": 6, "06": 6}}
 OUTPUT_SECONDS = 60
 REFERENCE_SECONDS = 0.25
 STEPS = 300                 # of the reference step
@@ -48,6 +60,12 @@ class Limit:
         if not self.measured:
             return f"{self.seconds:.0f} s"
         return f"{self.seconds:.0f} s = {self.seconds / self.scale:.0f} x {self.scale:.1f}"
+
+
+def lesson_memory(profile: Profile) -> dict[str, float]:
+    """GB that each lesson of a profile takes at most; tiny takes about the same on a subset."""
+    part = profile.subset is not None and profile.name != "tiny"
+    return LESSON_GB[f"{profile.name} on a subset" if part else profile.name]
 
 
 def machine_scale() -> float:
