@@ -94,8 +94,9 @@ def test_lesson_04_resumes_as_if_nothing_had_happened(lessons):
 
 
 def test_lesson_04_says_what_its_ladder_took(lessons):
-    assert printed(lessons[1]["04"], "batches of") == "batches of 2 samples, 2 timed on each rung"
-    assert printed(lessons[1]["06"], "a batch of") == "a batch of 2 samples"
+    assert printed(lessons[1]["04"], "samples in a batch") == "samples in a batch: 1"
+    assert printed(lessons[1]["04"], "batches timed") == "batches timed on each rung: 2"
+    assert printed(lessons[1]["06"], "samples in the batch") == "samples in the batch: 1"
 
 
 def test_lesson_05_evaluates_the_model_of_lesson_04_with_no_comparable_tasks(lessons):

@@ -129,7 +129,7 @@ class Profile:
         return replace(
             self, subset=images, test_samples=part(self.test_samples, self.least_test_samples),
             mixture={name: part(samples, 16) for name, samples in self.mixture.items()},
-            measured_batch=min(self.measured_batch, max(2, images // 64)),
+            measured_batch=min(self.measured_batch, max(1, images // 64)),
             ladder_steps=part(self.ladder_steps, 2),
             timed_answers=part(self.timed_answers, 1), timed_tokens=part(self.timed_tokens, 8),
             training=replace(
