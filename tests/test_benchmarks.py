@@ -280,3 +280,15 @@ def test_scaling_reports(tmp_path):
 def test_the_readme_says_how_to_run(name):
     readme = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert re.search(rf"python benchmarks/{name}\.py --scale real --device cpu", readme)
+
+
+def test_memory_of_the_full_profile_reports():
+    """With tiny shapes and few samples: each part runs, and its peak is a number."""
+    done = subprocess.run([sys.executable, "full_memory.py", "--scale", "tiny", "--fewer", "16"],
+                          cwd=FOLDER, capture_output=True, text=True,
+                          env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
+    assert done.returncode == 0, done.stderr
+    rows = [line.rsplit(maxsplit=2) for line in done.stdout.splitlines()[1:]]
+    assert [(name.strip(), samples) for name, samples, _ in rows] == [
+        ("training step", "2"), ("evaluation", "8"), ("selections of eight", "6")]
+    assert all(float(peak) > 100 for *_, peak in rows)
