@@ -5,7 +5,7 @@
 A training step of lesson 04 at the profile's batch, the evaluation of lessons 04 and 05, and lesson
 05's selections of eight images; each in a process of its own, with random weights, so that neither
 network nor hub is needed. Lessons 01, 02, 03 and 06 do the same work on a subset: their memory is
-the column "peak MB" of `VLM_PROFILE=full VLM_SUBSET=64 python -m vlm_utils check`. What doctor says
+the column "peak MB" of `VLM_PROFILE=full VLM_SUBSET=16 python -m vlm_utils check`. What doctor says
 of memory (vlm_utils/course/limits.py) are these numbers.
 """
 

@@ -205,6 +205,17 @@ def test_another_program_that_moves_the_branch_moves_nothing_here(hub, content, 
     assert fetch(FULL.dataset).name == FIRST
 
 
+def test_a_cache_from_before_commits_were_recorded_gets_its_record(hub, content, tmp_path):
+    assert prefetch(FULL) == 0
+    record = commit_record(FULL.dataset)
+    record.unlink()
+    (record.parent / "refs").mkdir(exist_ok=True)
+    (record.parent / "refs" / "main").write_text(FIRST)
+    hub.add(FULL.dataset, other_content(content, tmp_path), SECOND)
+    assert prefetch(FULL) == 0
+    assert record.read_text().strip() == FIRST
+
+
 def test_a_lesson_that_downloads_by_itself_records_the_commit_too(hub):
     assert fetch(FULL.dataset).name == FIRST
     assert commit_record(FULL.dataset).read_text().strip() == FIRST

@@ -19,14 +19,15 @@ CELL_SECONDS = {"tiny": 1800, "full": 3600}
 START_SECONDS = 120
 # GB of memory that each lesson takes at most: the column "peak MB" of the table that ends
 #   python -m vlm_utils check                                       (tiny, 2 CPU cores)
-#   VLM_PROFILE=full VLM_SUBSET=64 python -m vlm_utils check        (full, on a subset)
+#   VLM_PROFILE=full VLM_SUBSET=16 python -m vlm_utils check        (full, on up to 64 images)
 # and for 04 and 05 of the whole full profile, whose batches are larger, the most of
 #   python benchmarks/full_memory.py
 # All on a CPU, in float32: on a GPU in half precision, activations are smaller.
 LESSON_GB = {
     "tiny": {"01": 0.7, "02": 0.7, "03": 0.7, "04": 1.7, "05": 0.9, "06": 0.9},
-    "full on a subset": {"01": 2, "02": 2, "03": 2, "04": 8, "05": 3, "06": 6},
-    "full": {"01": 2, "02": 2, "03": 2, "04": 14, "05": 6, "06": 6}}
+    "full on a subset": {"01": 3.0, "02": 1.2, "03": 1.9, "04": 7.8, "05": 3.5, "06": 7.0},
+    "full": {"01": 3.8, "02": 1.2, "03": 1.9, "04": 14, "05": 6, "06": 7.0}}
+SMALL_SUBSET = 64           # images, up to which a subset's batches are as small as those measured
 OUTPUT_SECONDS = 60
 REFERENCE_SECONDS = 0.25
 STEPS = 300                 # of the reference step
@@ -64,7 +65,7 @@ class Limit:
 
 def lesson_memory(profile: Profile) -> dict[str, float]:
     """GB that each lesson of a profile takes at most; tiny takes about the same on a subset."""
-    part = profile.subset is not None and profile.name != "tiny"
+    part = profile.name != "tiny" and profile.subset and profile.subset <= SMALL_SUBSET
     return LESSON_GB[f"{profile.name} on a subset" if part else profile.name]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from pathlib import Path
 
@@ -77,6 +78,9 @@ def _announce_size(repository: HubRepository, folder: Path | None) -> int | None
     broken = damaged(cached) if cached is not None else []
     if cached is not None and not broken:
         print(f"{where}: in the cache")
+        record = commit_record(repository, folder)      # a cache that is older than such records
+        if not COMMIT.fullmatch(repository.revision) and os.access(record.parent, os.W_OK):
+            settle(repository, cached.name, folder)
         return None
     for name in broken:
         print(f"{where}: {name} is damaged")

@@ -94,11 +94,13 @@ def commit_record(repository: HubRepository, folder: Path | None = None) -> Path
 def why_not(error: BaseException, repository: HubRepository) -> str:
     """Why the hub did not give a repository, and what to do: the end of a sentence.
 
-    The hub's library wraps errors in others: the first one that is known decides.
+    The hub's library wraps errors in others: the innermost one that is known decides.
     """
-    chain = [error]
-    while chain[-1].__cause__ is not None or chain[-1].__context__ is not None:
-        chain.append(chain[-1].__cause__ or chain[-1].__context__)
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None:
+        chain.append(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     found = next((said for each in reversed(chain) if (said := _known(each, repository))), None)
     return found or f"the hub's library failed ({type(error).__name__}: {error})"
 
