@@ -47,7 +47,7 @@ def read_picture(source: str | Path | bytes, name: str) -> Image.Image:
     """A single picture as its file has it, decoded and upright; raises as open_image does."""
     try:
         with open_file(source, name) as stream, \
-                Image.open(stream, formats=_known_formats()) as picture:
+                Image.open(stream, formats=known_formats()) as picture:
             _refuse_animation(picture, name)
             refuse_size(picture, name)
             if picture.width * picture.height > _MANY_PIXELS:
@@ -155,7 +155,7 @@ def _upright(picture: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(picture) if turned else picture
 
 
-def _known_formats() -> list[str]:
+def known_formats() -> list[str]:
     """Those of FORMATS that this Pillow has a reader for."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]

@@ -151,7 +151,7 @@ class Video:
         return found
 
     def _first_of_a_long_one(self) -> int | None:
-        """When the first frame appears, in ticks; None if the clip is short, or times are missing."""
+        """When the first frame appears, in ticks; None if the clip is short, or has no times."""
         if self._in_order:
             return None
         first, number = None, 0
@@ -210,7 +210,7 @@ class Video:
             last = frame.pts
 
     def _shown_at(self, moment: int):
-        """The decoded frame that is on the screen at a moment: decode on, or seek if that is far."""
+        """The frame that is on the screen at a moment: decode on, or seek if that is far."""
         here = None if self._next is None else self._next.pts
         if here is None or (moment - here > self._gap and not self._in_order):
             self._seek_to_show(moment)
