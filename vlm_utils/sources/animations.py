@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
+from typing import IO
 
 from PIL import Image
 
@@ -80,19 +81,30 @@ class Animation:
                     Image.open(stream, formats=_FORMATS) as picture:
                 images.refuse_size(picture, self.name)
                 self.size = picture.size
-                count = getattr(picture, "n_frames", 1)
+                # A GIF does not say how many frames it has: it ends where none follows.
+                count = None if picture.format == "GIF" else getattr(picture, "n_frames", 1)
                 # A PNG may bring a still for programs that know no animation: it is no frame.
-                for number in range(int(bool(picture.info.get("default_image"))), count):
-                    picture.seek(number)
+                number = int(bool(picture.info.get("default_image")))
+                while count is None or number < count:
+                    try:
+                        picture.seek(number)
+                    except EOFError:
+                        if count is None:
+                            break
+                        raise
                     picture.load()
                     yield picture
-                if picture.format == "GIF":
-                    stream.seek(0)
-                    if not stream.read().rstrip(b"\0\r\n").endswith(_GIF_END):
-                        self.damage = "its end is missing"
+                    number += 1
+                if count is None and not _has_gif_end(stream):
+                    self.damage = "its end is missing"
         except UnreadableImage:
             raise
         except Image.DecompressionBombError as error:
             raise UnreadableImage(f"{self.name}: {error}: save it smaller") from error
         except Exception as error:  # Pillow's readers raise what they like for a broken file
             self.damage = f"frame {number + 1}: {type(error).__name__}: {error}"
+
+
+def _has_gif_end(stream: IO[bytes]) -> bool:
+    stream.seek(-min(64, stream.seek(0, 2)), 2)
+    return stream.read().rstrip(b"\0\r\n").endswith(_GIF_END)

@@ -8,6 +8,7 @@ each wanted moment are read.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +23,7 @@ MAX_PIXELS = 36_000_000             # of a frame: 8K. A decoder keeps up to 16 f
 # Nothing else is tried: a playlist that calls itself clip.mp4 would open other files, and pages.
 _CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"
 _SHORT = 2000                       # packets: a clip of fewer is listed, a longer one is probed
+_SKIP = {"h264", "hevc"}            # codes in which many frames serve no other one
 _LONE = 0.1                         # seconds that a frame stays if nothing says how long
 _TURNS = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180,
           270: Image.Transpose.ROTATE_270}
@@ -43,6 +45,7 @@ class Video:
         self._decoder: Iterator | None = None
         self._now = self._next = None           # the frame on the screen, and the one after it
         self._times: list[int] = []             # of all frames, in ticks, for `_in_order`
+        self._until = 0                         # ticks; what appears before is not wanted
         self._gap = 0                           # ticks within which no further key frame is known
 
     def __enter__(self) -> Video:
@@ -62,6 +65,7 @@ class Video:
         # shown has the earliest of these times, and so on: such a file is decoded from its start.
         self._in_order = (self._container.format.name == "avi"
                           and self._stream.codec_context.has_b_frames)
+        self._may_skip = self._stream.codec_context.name in _SKIP and not self._in_order
         return self
 
     def _reopen(self) -> None:
@@ -72,7 +76,7 @@ class Video:
             self._container = self._open.enter_context(av.open(
                 file, container_options={"format_whitelist": _CONTAINERS},
                 metadata_errors="replace"))
-        except self._error as error:
+        except (self._error, OSError) as error:
             raise UnreadableImage(f"{self.name}: is not a video that can be read (mp4, mov, mkv, "
                                   f"webm or avi), or is damaged ({error.strerror})") from error
         self._stream = self._video_stream()
@@ -103,7 +107,7 @@ class Video:
             if end is None or end <= first:
                 return None
             centres = frame_times((end - first) * self._tick, count, first * self._tick)
-            found = [self._start_of(round(centre / self._tick)) for centre in centres]
+            found = [self._start_of(math.floor(centre / self._tick)) for centre in centres]
         except self._error:
             return None                         # listing meets it again, and says so
         if None in found or len(set(found)) < count:
@@ -116,11 +120,16 @@ class Video:
         if not found:
             raise UnreadableImage(f"{self.name}: holds no frame that can be read"
                                   + (f" ({self.damage})" if self.damage else ""))
-        starts = sorted(found)
-        longest = starts[-1] - starts[-2] if len(starts) > 1 else round(_LONE / self._tick)
-        end = (starts[-1] + (found[starts[-1]] or longest)) * self._tick
-        self._compare_with_header(end)
-        return [start * self._tick for start in starts], end
+        return [start * self._tick for start in sorted(found)], self._end_of(found) * self._tick
+
+    def _end_of(self, found: dict[int, int]) -> int:
+        """When the last of these frames disappears, in ticks; without a note, it stays as long as
+        the one before it."""
+        *_, last = starts = sorted(found)
+        before = last - starts[-2] if len(starts) > 1 else round(_LONE / self._tick)
+        end = last + (found[last] or before)
+        self._compare_with_header(end * self._tick)
+        return end
 
     def _listed(self) -> dict[int, int]:
         """Ticks at which frames appear, and for how many they stay (0: not known)."""
@@ -173,10 +182,7 @@ class Video:
             return None
         self._seek(round(hint / self._tick))
         found = self._read_times()
-        end = max((time + stays for time, stays in found.items()), default=None)
-        if end is not None:
-            self._compare_with_header(end * self._tick)
-        return end
+        return self._end_of(found) if found else None
 
     def _start_of(self, moment: int) -> int | None:
         """When the frame that is on the screen at a moment appeared, in ticks."""
@@ -211,7 +217,7 @@ class Video:
 
     def _shown_at(self, moment: int):
         """The frame that is on the screen at a moment: decode on, or seek if that is far."""
-        here = None if self._next is None else self._next.pts
+        here, self._until = None if self._next is None else self._next.pts, moment
         if here is None or (moment - here > self._gap and not self._in_order):
             self._seek_to_show(moment)
             if here is not None and self._next is not None and self._next.pts <= here:
@@ -242,8 +248,11 @@ class Video:
         return frame
 
     def _decoded(self) -> Iterator:
+        """Frames from here on. Before `_until`, those are left out on which no other is built."""
         try:
             for packet in self._packets():
+                leave_out = self._may_skip and packet.pts is not None and packet.pts < self._until
+                self._stream.codec_context.skip_frame = "NONREF" if leave_out else "DEFAULT"
                 for frame in packet.decode():
                     if frame.is_corrupt:
                         self.damage = self.damage or f"after {frame.pts * self._tick:.1f} s"
