@@ -210,20 +210,21 @@ def half_precision() -> str:
 
 
 def image_folder() -> Path | None:
-    """The user's own images (VLM_IMAGES), or None. Raises FileNotFoundError if it is not a folder.
+    """The user's own images (VLM_IMAGES), or None: a folder, or a file such as clip.mp4.
 
-    A relative path is looked for in each of `typed_from()`.
+    Raises FileNotFoundError if there is neither. A relative path is looked for in each of
+    `typed_from()`.
     """
     name = os.environ.get("VLM_IMAGES")
     if not name:
         return None
     tried = _places(name)
     for folder in tried:
-        if folder.is_dir():
+        if folder.is_dir() or folder.is_file():
             return folder.resolve()
     raise FileNotFoundError(
         f"VLM_IMAGES names {name}, which is not a folder (looked for {_listed(tried)}): give one "
-        "with images and, for captions, a metadata.jsonl or a folder for each class")
+        "with images and, for captions, a metadata.jsonl or a folder for each class; or a clip")
 
 
 def output_folder() -> Path:

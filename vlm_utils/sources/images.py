@@ -47,9 +47,9 @@ def read_picture(source: str | Path | bytes, name: str) -> Image.Image:
     """A single picture as its file has it, decoded and upright; raises as open_image does."""
     try:
         with open_file(source, name) as stream, \
-                Image.open(stream, formats=_known_formats()) as picture:
+                Image.open(stream, formats=known_formats()) as picture:
             _refuse_animation(picture, name)
-            _refuse_size(picture, name)
+            refuse_size(picture, name)
             if picture.width * picture.height > _MANY_PIXELS:
                 picture.draft(None, (picture.width // 2, picture.height // 2))      # JPEG only
             deep_colour = _has_deep_colour(picture, stream)
@@ -119,19 +119,28 @@ def open_file(source: str | Path | bytes, name: str) -> IO[bytes]:
     """The file, opened; a pipe or a device, which may never end, is not."""
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    size = check_file(source, name)
+    if size > MAX_BYTES:
+        raise UnreadableImage(f"{name}: is a file of {size / 1e6:.0f} MB, more than the "
+                              f"{MAX_BYTES / 1e6:.0f} that are read: save it smaller")
     try:
-        state = os.stat(source)
-        if stat.S_ISDIR(state.st_mode):
-            raise UnreadableImage(f"{name}: cannot be opened (it is a folder)")
-        if not stat.S_ISREG(state.st_mode):
-            raise UnreadableImage(f"{name}: cannot be opened (it is a pipe, a socket or a device, "
-                                  "not a file)")
-        if state.st_size > MAX_BYTES:
-            raise UnreadableImage(f"{name}: is a file of {state.st_size / 1e6:.0f} MB, more than "
-                                  f"the {MAX_BYTES / 1e6:.0f} that are read: save it smaller")
         return open(source, "rb")
     except OSError as error:
         raise UnreadableImage(f"{name}: cannot be opened ({error.strerror})") from error
+
+
+def check_file(path: str | Path, name: str) -> int:
+    """The size of a file in bytes. Raises UnreadableImage if it is missing, or not a file."""
+    try:
+        state = os.stat(path)
+    except OSError as error:
+        raise UnreadableImage(f"{name}: cannot be opened ({error.strerror})") from error
+    if stat.S_ISDIR(state.st_mode):
+        raise UnreadableImage(f"{name}: cannot be opened (it is a folder)")
+    if not stat.S_ISREG(state.st_mode):
+        raise UnreadableImage(f"{name}: cannot be opened (it is a pipe, a socket or a device, not "
+                              "a file)")
+    return state.st_size
 
 
 def _guess_range(picture: Image.Image, name: str) -> tuple[float, float]:
@@ -146,7 +155,7 @@ def _upright(picture: Image.Image) -> Image.Image:
     return ImageOps.exif_transpose(picture) if turned else picture
 
 
-def _known_formats() -> list[str]:
+def known_formats() -> list[str]:
     """Those of FORMATS that this Pillow has a reader for."""
     Image.init()
     return [name for name in FORMATS if name in Image.OPEN]
@@ -191,7 +200,8 @@ def _pages(picture: Image.Image) -> int:
     return pages
 
 
-def _refuse_size(picture: Image.Image, name: str) -> None:
+def refuse_size(picture: Image.Image, name: str) -> None:
+    """Raise UnreadableImage if a picture would take too much memory."""
     width, height = picture.size
     if width * height > MAX_PIXELS:
         raise UnreadableImage(f"{name}: is {width} x {height} pixels, more than the "

@@ -1,4 +1,4 @@
-"""What a metadata file says of a folder's pictures: file names, captions, splits.
+"""What a metadata file says of a folder's pictures: file names, captions, splits, dates.
 
 Read is what the `imagefolder` convention of `datasets` has: metadata.jsonl, .csv or .parquet.
 Nothing that it says is dropped without a word: what cannot be used is refused, with file and row.
@@ -18,6 +18,8 @@ from pathlib import Path
 
 from pyarrow import parquet
 
+from vlm_utils.sources.dates import parse_date
+
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test",
           "validation": "validation", "valid": "validation", "val": "validation",
@@ -26,19 +28,21 @@ MAX_CAPTION = 10_000                # characters; what a model can hold is asked
 MAX_BYTES = 200_000_000             # of a metadata file
 _CAPTION = re.compile(r"caption(_\d+)?")
 _EXPECTED = ("captions are read from the columns caption_0, caption_1 ..., or caption, or text; "
-             "splits from split; the picture's name from file_name")
+             "splits from split; dates from date; the picture's name from file_name")
 _ENCODINGS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16",
               codecs.BOM_UTF16_BE: "utf-16"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row. where: its file and line, for errors. split: as the file says, or None."""
+    """One row. where: its file and line, for errors. split: as the file says, or None. date: in
+    ISO 8601, as precise as it is given, or None."""
 
     where: str
     file_name: str
     captions: tuple[str, ...]
     split: str | None
+    date: str | None = None
 
 
 def read_metadata(folder: Path) -> list[Entry] | None:
@@ -68,17 +72,18 @@ def read_metadata(folder: Path) -> list[Entry] | None:
     return [Entry(where, row["file_name"],
                   tuple(_caption(row[column], f"{where}, {column}") for column in columns
                         if row.get(column) is not None),
-                  _split(row.get("split"), where)) for where, row in rows]
+                  _split(row.get("split"), where), parse_date(row.get("date"), where))
+            for where, row in rows]
 
 
 def _caption_columns(path: Path, rows: list[tuple[str, dict]]) -> list[str]:
-    """The columns that hold captions, in order; none if there are only names and splits."""
+    """The columns that hold captions, in order; none if there are only names, splits and dates."""
     found = list(dict.fromkeys(str(column) for _, row in rows for column in row))
     captions = sorted((column for column in found if _CAPTION.fullmatch(column)),
                       key=lambda column: int(column.partition("_")[2] or -1))
     if not captions and "text" in found:
         captions = ["text"]
-    others = [column for column in found if column not in ("file_name", "split")]
+    others = [column for column in found if column not in ("file_name", "split", "date")]
     if others and not captions:
         raise ValueError(f"{path}: has no captions. Its columns are {', '.join(found)}; "
                          f"{_EXPECTED}")
@@ -157,7 +162,7 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict]]:
                 or file.metadata.num_rows > MAX_BYTES // 100:
             raise ValueError("more than 200 MB when it is unpacked")
         wanted = [name for name in file.schema_arrow.names
-                  if name in ("file_name", "split", "text") or _CAPTION.fullmatch(name)]
+                  if name in ("file_name", "split", "date", "text") or _CAPTION.fullmatch(name)]
         rows = file.read(columns=wanted).to_pylist() if "file_name" in wanted else []
         others = dict.fromkeys(set(file.schema_arrow.names) - set(wanted))
     except Exception as error:              # pyarrow has errors of its own for each kind of damage

@@ -2,7 +2,8 @@
 
 Four layouts are read, as `imagefolder` of `datasets` has them: a metadata file with captions;
 class folders (forest/1.jpg: the caption is "forest"); train/, validation/ and test/ with either in
-them; and plain files, which are frames in the order in which people count.
+them; and plain files, which are frames in the order in which people count. A clip, or a folder of
+clips, stands for the frames of each: a clip is a place that is seen several times.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import io
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from vlm_utils.sources import images
+from vlm_utils.sources import clips, images
+from vlm_utils.sources.dates import in_time
 from vlm_utils.sources.depth import Depth, is_deep, join, measure
 from vlm_utils.sources.metadata import NAMES, SPLITS, read_metadata
 
@@ -33,12 +35,25 @@ _BESIDE = {".md", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".xml",
 @dataclass(frozen=True)
 class Picture:
     """A picture of a folder: its captions, its split if the folder has splits, and where it is
-    named, for errors."""
+    named, for errors.
+
+    date: when it was taken, in ISO 8601, as precise as it is known, or None. Of a frame of a clip:
+    the clip, the time at which the frame appears, in seconds, and the file in which it is stored.
+    """
 
     file: Path
     where: str
     captions: tuple[str, ...] = ()
     split: str | None = None
+    date: str | None = None
+    clip: Path | None = None
+    time: float | None = None
+    stored: Path | None = None
+
+    @property
+    def source(self) -> Path:
+        """The file to open."""
+        return self.stored or self.file
 
 
 @dataclass(frozen=True)
@@ -54,15 +69,25 @@ _known: dict[str, tuple[bytes, Depth | None]] = {}      # by digest: a content i
 
 
 def list_pictures(folder: str | Path) -> list[Picture]:
-    """The pictures of a folder, each once, with all its captions. No picture is opened.
+    """The pictures of a folder, each once, with all its captions, and its date if that is known.
 
+    folder: or a clip, as clip.mp4. No picture is opened, but for the camera's note of the date in
+    frames. Frames without captions of which all have a date are in the order of their dates.
     Raises ValueError naming the folder, or the file and row, that cannot be used.
     """
-    folder = Path(folder)
+    return in_time(folder, _list(Path(folder)))
+
+
+def _list(folder: Path) -> list[Picture]:
+    if not folder.is_dir():
+        if clips.clips_among([folder]):
+            return _frames_of([folder])
+        raise ValueError(f"{folder}: is neither a folder of pictures nor a clip "
+                         f"({', '.join(sorted(clips.SUFFIXES))}, or an animated GIF, WebP or PNG)")
     has_metadata = any((folder / name).is_file() for name in NAMES)
     inside = [child for child in _folders_in(folder) if any(child.iterdir())]
     # A folder "train" beside folders of other names is a class: that of trains.
-    if not inside or has_metadata or _files_in(folder) or any(
+    if not inside or has_metadata or _clips_in(folder) or _files_in(folder) or any(
             child.name.lower() not in SPLITS for child in inside):
         return _list_one(folder)
     found = [replace(picture, split=SPLITS[child.name.lower()])
@@ -84,9 +109,17 @@ def load_image_folder(folder: str | Path) -> Dataset:
     return as_dataset(folder, pictures, examine(pictures)).cast_column("image", ImageFeature())
 
 
+def sites_of(pictures: Sequence[Picture]) -> list[tuple[int, ...]]:
+    """Rows that show the same place, in order of time: those of each clip, or all other frames."""
+    rows: dict[Path | None, list[int]] = {}
+    for row, picture in enumerate(pictures):
+        rows.setdefault(picture.clip, []).append(row)
+    return [tuple(of_site) for of_site in rows.values()]
+
+
 def examine(pictures: Iterable[Picture]) -> list[Content]:
     """Open every picture once. Raises ValueError naming the first that cannot be read."""
-    return [_examine(picture.file) for picture in pictures]
+    return [_examine(picture.source) for picture in pictures]
 
 
 def as_dataset(folder: str | Path, pictures: list[Picture], contents: list[Content]) -> Dataset:
@@ -98,15 +131,17 @@ def as_dataset(folder: str | Path, pictures: list[Picture], contents: list[Conte
     """
     shown = _shown_ranges(folder, pictures, contents)
     most = max(len(picture.captions) for picture in pictures)
+    known = [name for name in ("date", "time")
+             if any(getattr(picture, name) is not None for picture in pictures)]
     rows = []
     for picture, scale in zip(pictures, shown, strict=True):
-        row = {"image": {"path": str(picture.file),
-                         "bytes": None if scale is None else _scaled(picture.file, scale)}}
+        row = {"image": {"path": str(picture.source),
+                         "bytes": None if scale is None else _scaled(picture.source, scale)}}
         for k in range(most):
             row[f"caption_{k}"] = picture.captions[k] if k < len(picture.captions) else None
         if picture.split is not None:
             row["split"] = picture.split
-        rows.append(row)
+        rows.append(row | {name: getattr(picture, name) for name in known})
     dataset = Dataset.from_list(rows)
     said = [(content.digest, picture.captions, picture.split, scale)
             for content, picture, scale in zip(contents, pictures, shown, strict=True)]
@@ -117,6 +152,9 @@ def as_dataset(folder: str | Path, pictures: list[Picture], contents: list[Conte
 def _list_one(folder: Path) -> list[Picture]:
     """The pictures of a folder, or of one of its splits."""
     entries = read_metadata(folder)
+    found = _clips_in(folder) if entries is None else []
+    if found:
+        return _frames_of(found)
     files, inside = _files_in(folder), _folders_in(folder)
     if entries is not None:
         return _named_by(entries, folder, files)
@@ -135,7 +173,7 @@ def _list_one(folder: Path) -> list[Picture]:
         classes += [Picture(file, str(file), (_class_name(child),)) for file in _files_in(child)]
     if not classes:
         raise ValueError(f"{folder}: holds no image ({', '.join(sorted(images.SUFFIXES))}), nor "
-                         "folders of images")
+                         f"folders of images, nor clips ({', '.join(sorted(clips.SUFFIXES))})")
     return classes
 
 
@@ -145,19 +183,26 @@ def _named_by(entries, folder: Path, files: list[Path]) -> list[Picture]:
     has_captions = any(entry.captions for entry in entries)
     for entry in entries:
         file = _inside(folder, entry.file_name, entry.where)
+        if file.suffix.lower() in clips.SUFFIXES:
+            raise ValueError(f"{entry.where}: {entry.file_name} is a clip: metadata is read of "
+                             "pictures only; put clips into a folder without it")
         if has_captions and not entry.captions:
             raise ValueError(f"{entry.where}: {entry.file_name} has no caption, others have")
         top = entry.file_name.replace("\\", "/").split("/")[0].lower()
         split = entry.split or (SPLITS.get(top) if "/" in entry.file_name else None)
         same = found.get(file)
         if same is None:
-            found[file] = Picture(file, entry.where, tuple(dict.fromkeys(entry.captions)), split)
+            found[file] = Picture(file, entry.where, tuple(dict.fromkeys(entry.captions)), split,
+                                  entry.date)
             continue
         if same.split != split:
             raise ValueError(f"{entry.where}: {entry.file_name} is in {split}, and in "
                              f"{same.split} by {same.where}: a picture belongs to one split")
+        if None not in (same.date, entry.date) and same.date != entry.date:
+            raise ValueError(f"{entry.where}: {entry.file_name} is of {entry.date}, and of "
+                             f"{same.date} by {same.where}: a picture has one date")
         captions = tuple(dict.fromkeys(same.captions + entry.captions))
-        found[file] = replace(same, captions=captions)
+        found[file] = replace(same, captions=captions, date=same.date or entry.date)
     unsplit = [picture for picture in found.values() if picture.split is None]
     if unsplit and len(unsplit) < len(found):
         raise ValueError(f"{unsplit[0].where}: has no split, others have")
@@ -166,6 +211,17 @@ def _named_by(entries, folder: Path, files: list[Path]) -> list[Picture]:
         warnings.warn(f"{folder}: {len(unnamed)} pictures are not named in the metadata and are "
                       f"left out: {_some(unnamed)}", stacklevel=2)
     return list(found.values())
+
+
+def _frames_of(found: list[Path]) -> list[Picture]:
+    """The frames of clips, one clip after the other. A frame's name is its clip and its time."""
+    return [Picture(clip / f"{time:.2f} s", f"{clip}, {time:.2f} s", clip=clip, time=time,
+                    stored=stored)
+            for clip in found for stored, time in clips.frames_of(clip)]
+
+
+def _clips_in(folder: Path) -> list[Path]:
+    return clips.clips_among(_visible_files(folder))
 
 
 def _inside(folder: Path, name: str, where: str) -> Path:
@@ -188,8 +244,7 @@ def _files_in(folder: Path) -> list[Path]:
 
     Hidden files, as macOS's ._a.png, are no pictures. Files of unknown kinds are named once.
     """
-    files = [file for file in sorted(folder.iterdir(), key=_as_people_count)
-             if not file.name.startswith(".") and not file.is_dir()]
+    files = _visible_files(folder)
     pictures = [file for file in files if file.suffix.lower() in images.SUFFIXES]
     other = [file.name for file in files if file.suffix.lower() not in images.SUFFIXES | _BESIDE
              and file.stem not in ("LICENSE", "LICENCE", "README", "ATTRIBUTION")]
@@ -197,6 +252,11 @@ def _files_in(folder: Path) -> list[Path]:
         warnings.warn(f"{folder}: not read as pictures, for their names: {_some(other)}",
                       stacklevel=2)
     return pictures
+
+
+def _visible_files(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir(), key=_as_people_count)
+            if not file.name.startswith(".") and not file.is_dir()]
 
 
 def _folders_in(folder: Path) -> list[Path]:
