@@ -34,6 +34,7 @@ html_theme_options = {
     "search_bar_text": "Search the course",
     "show_toc_level": 2,
     "show_navbar_depth": 1,
+    "navbar_persistent": [],    # the search is in the contents on the left already
     "navigation_with_keys": False,
     "use_download_button": False,
     "use_fullscreen_button": False,

@@ -95,7 +95,7 @@ class Lesson:
                  *self._exercises(),
                  f"- **Run it:** {self.ways}",
                  f"- **Outputs:** {self.origin}"]
-        return "```{admonition} At a glance\n:class: at-a-glance\n\n" + "\n".join(lines) + "\n```"
+        return "```{admonition} At a glance\n:class: at-a-glance\n:name: at-a-glance\n\n" + "\n".join(lines) + "\n```"
 
     def _exercises(self) -> list[str]:
         titles = [match[1] for cell in self.notebook.cells if cell.cell_type == "markdown"
