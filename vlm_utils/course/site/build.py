@@ -31,37 +31,37 @@ from vlm_utils.profiles import REPOSITORY
 
 GLOSSARY = "notebooks/glossary.md"
 # Pages of the repository, and where the site has them.
-PAGES = {"README.md": "index.md", GLOSSARY: GLOSSARY, "benchmarks/README.md": "benchmarks/README.md",
-         "solutions/README.md": "solutions/README.md", "data/README.md": "data/README.md",
-         "instructors.md": "instructors.md", "tests/README.md": "tests/README.md",
-         "CONTRIBUTING.md": "CONTRIBUTING.md"}
+PAGES = {"README.md": "index.md"} | {page: page for page in (
+    GLOSSARY, "benchmarks/README.md", "solutions/README.md", "data/README.md", "instructors.md",
+    "tests/README.md", "CONTRIBUTING.md")}
 CONTENTS = (
     ("Reference", (GLOSSARY, "references.md", "api/index.md", "benchmarks/README.md",
                    "data/README.md")),
     ("For instructors", ("instructors.md", "solutions/README.md", "measured.md", "tests/README.md",
                          "CONTRIBUTING.md")))
+CHECKED = "check.html"      # what `make check` leaves in the output folder
 _NOT_MEASURED = "Nothing has been measured for this site. `make check` measures every lesson on " \
     "your machine; build the site after it."
 
 
-def why_not() -> str:
-    """ "", or what is missing for a site to be built, and what to do."""
+def why_not(folder: Path) -> str:
+    """ "", or what is missing for a site of a folder's lessons to be built, and what to do."""
     missing = [name for name in ("sphinx", "myst_nb", "sphinx_book_theme")
                if importlib.util.find_spec(name) is None]
     if missing:
         return f"{', '.join(missing)} not installed: python -m pip install -c constraints.txt " \
                "-e '.[site]'"
-    if not (REPOSITORY / "pyproject.toml").is_file():
-        return "no clone of the repository here, whose pages the site shows"
+    if folder.resolve() != REPOSITORY / "notebooks":
+        return f"{folder} does not hold the lessons of a clone, with its other pages around them"
     return ""
 
 
-def build_site(folder: Path, target: Path, executed: Path | None = None,
+def build_site(folder: Path, target: Path, executed: dict[str, Path] | None = None,
                measured: str = "") -> list[str]:
     """Build the site of the lessons in a folder; returns the warnings of Sphinx, one per line.
 
-    target: a folder that is replaced; index.html beside it opens the site. executed: a folder with
-    copies of lessons from a run of one's own, which are shown in place of those in `folder`.
+    target: a folder that is replaced; index.html beside it opens the site. executed:
+    notebooks from a run of one's own by their stem, which are shown in place of those in `folder`.
     measured: HTML of what each lesson took, `report.measured_html`. Raises RuntimeError, with what
     Sphinx said, if it fails.
     """
@@ -74,6 +74,23 @@ def build_site(folder: Path, target: Path, executed: Path | None = None,
         shutil.move(output, target)
     write_front_page(target)
     return warnings
+
+
+def stored_site(folder: Path, output: Path) -> int:
+    """`make site`: the lessons as they are stored, and what the last `make check` has measured.
+
+    Returns an exit status: 1 if the site cannot be built, and says why.
+    """
+    if reason := why_not(folder):
+        print(reason)
+        return 1
+    page = output / CHECKED
+    measured = page.read_text(encoding="utf-8") if page.is_file() else ""
+    body = re.search(r"<body>\s*<h1>.*?</h1>(.*)</body>", measured, re.S)
+    for line in build_site(folder, output / "site", measured=body[1].strip() if body else ""):
+        print(line)
+    print(f"to read: {output / 'index.html'}")
+    return 0
 
 
 def _run_sphinx(source: Path, output: Path) -> list[str]:
@@ -95,7 +112,7 @@ class Stage:
 
     notebooks: Path
     source: Path
-    executed: Path | None = None
+    executed: dict[str, Path] | None = None
 
     def __post_init__(self):
         self.lessons = lessons(self.notebooks)
@@ -125,15 +142,15 @@ class Stage:
         """The target of a link on a page of the repository, as the site has it.
 
         Source files become pages, pictures come along. What is neither stays a link to a file, of
-        which Sphinx makes a download. Raises ValueError for a file that is not there.
+        which Sphinx makes a download; of a file that is not there, it warns.
         """
         name, _, anchor = target.partition("#")
         if is_foreign(target) or not name:
             return target
         path = PurePosixPath(os.path.normpath(PurePosixPath(origin).parent / name)).as_posix()
         file = REPOSITORY / path
-        if not file.exists():
-            raise ValueError(f"{origin} links to {target}, which is not there")
+        if not file.is_file():
+            return target
         if path not in self.pages and file.suffix == ".py":
             self._source_page(path)
         elif path not in self.pages:
@@ -143,7 +160,7 @@ class Stage:
         return relative(self.pages.get(path, path), here) + (f"#{anchor}" if anchor else "")
 
     def _lesson(self, path: Path, facts) -> None:
-        mine = self.executed / path.name if self.executed else None
+        mine = (self.executed or {}).get(path.stem)
         of_this_run = mine is not None and mine.is_file()
         lesson = Lesson(mine if of_this_run else path, facts,
                         self.source / "extra" / "notebooks" / OUTPUTS, self._ways(path.stem),
@@ -169,12 +186,12 @@ class Stage:
     def _references(self) -> None:
         """The references stand in one lesson, the one that says where everything comes from."""
         for path in self.lessons:
-            for cell in nbformat.read(path, as_version=4).cells:
-                if cell.cell_type == "markdown" and re.search(r"^#+ References$", cell.source, re.M):
-                    text = section(cell.source, "References")
-                    self._write("references.md", "# References\n\n" + text + "\n\nFrom lesson "
-                                f"[{title(nbformat.read(path, as_version=4))}](notebooks/"
-                                f"{path.name}).\n")
+            notebook = nbformat.read(path, as_version=4)
+            for cell in notebook.cells:
+                if re.search(r"^#+ References$", cell.source, re.M):
+                    self._write("references.md", f"# References\n\n"
+                                f"{section(cell.source, 'References')}\n\nFrom lesson "
+                                f"[{title(notebook)}](notebooks/{path.name}).\n")
                     return
         raise ValueError(f"no lesson in {self.notebooks} has a heading References")
 

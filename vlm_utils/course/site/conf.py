@@ -18,7 +18,6 @@ myst_enable_extensions = ["attrs_inline"]
 # A definition list of a whole glossary reads better without its entries in the page's contents.
 toc_object_entries_show_parents = "hide"
 python_use_unqualified_type_names = True
-python_maximum_signature_line_length = 80
 add_module_names = False
 
 html_theme = "sphinx_book_theme"
@@ -36,6 +35,7 @@ html_theme_options = {
     "show_navbar_depth": 1,
     "navbar_persistent": [],    # the search is in the contents on the left already
     "navigation_with_keys": False,
+    "footer_content_items": ["copyright"],
     "use_download_button": False,
     "use_fullscreen_button": False,
     "use_source_button": False,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from vlm_utils.course.site.markdown import change_prose, rows
 
 _HEADING = re.compile(r"^## (.+)$", re.M)
-# Where a link would break what is there: links, pictures, tags, headings, lines of tables.
-_CLOSED = re.compile(r"(!?\[[^\]]*\]\([^)]*\)|<[^>]+>|^#.*$|^\|.*$)", re.M)
+# Where a link would break what is there: terms, links, pictures, tags, headings, lines of tables.
+_CLOSED = re.compile(r"(\{term\}`[^`]*`|!?\[[^\]]*\]\([^)]*\)|<[^>]+>|^#.*$|^\|.*$)", re.M)
 
 
 @dataclass(frozen=True)
@@ -67,31 +67,19 @@ class TermLinks:
 
     def link(self, text: str) -> str:
         """A Markdown text with the terms in it that this page has not linked before."""
-        return change_prose(after_roles(text), self._link_prose)
+        return change_prose(text, self._link_prose)
 
     def _link_prose(self, prose: str) -> str:
         for word in list(self._waiting):
             parts = _CLOSED.split(prose)
             for i in range(0, len(parts), 2):           # the odd ones are closed
-                role = re.split(r"(\{term\}`[^`]*`)", parts[i])
-                for k in range(0, len(role), 2):
-                    role[k], count = self._waiting[word].subn(
-                        lambda match, word=word: _role(match[0], word), role[k], count=1)
-                    if count:
-                        del self._waiting[word]
-                        break
-                parts[i] = "".join(role)
-                if word not in self._waiting:
+                parts[i], count = self._waiting[word].subn(
+                    lambda match, word=word: _role(match[0], word), parts[i], count=1)
+                if count:
+                    del self._waiting[word]
                     break
             prose = "".join(parts)
         return prose
-
-
-def after_roles(text: str) -> str:
-    """Text in which nothing looks like a role already: the lessons use none."""
-    if "{term}`" in text:
-        raise ValueError("a lesson holds a role of Sphinx, which JupyterLab shows as it is written")
-    return text
 
 
 def _ending(word: str) -> str:

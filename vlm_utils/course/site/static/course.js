@@ -41,7 +41,18 @@ const pausing = (() => {
   return () => { cancelAnimationFrame(waiting); waiting = requestAnimationFrame(mark); };
 })();
 
-addEventListener("load", mark);
+// The theme names some controls in words that are not those on them, or not at all.
+const rename = () => {
+  for (const control of document.querySelectorAll(".search-button-field, summary")) {
+    if (control.textContent.trim()) control.removeAttribute("aria-label");
+  }
+  for (const fold of document.querySelectorAll("nav summary:not([aria-label])")) {
+    const entry = fold.closest("li").querySelector("a");
+    fold.setAttribute("aria-label", `Pages under ${entry.textContent.trim()}`);
+  }
+};
+
+addEventListener("load", () => { rename(); mark(); });
 addEventListener("resize", pausing);
 addEventListener("beforeprint", () => {
   for (const fold of document.querySelectorAll("details")) fold.open = true;
