@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -11,6 +12,7 @@ from urllib.parse import unquote
 import nbformat
 import pytest
 import yaml
+from browser import Browser, find_chromium
 
 from vlm_utils.course.address import binder_link, colab_link
 from vlm_utils.course.exercises import exercises
@@ -24,6 +26,7 @@ from vlm_utils.profiles import REPOSITORY
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 LESSONS = sorted(path.stem for path in NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+AXE = "axe-core@4.14.1"
 ADDRESS = "https://github.com/somebody/course"
 
 
@@ -44,7 +47,7 @@ class Page(HTMLParser):
             self.links.append(found["href"])
         if tag in ("script", "img", "iframe", "source") and "src" in found:
             self.loads.append(found["src"])
-        if tag == "link" and found["href"] != "#" and found.get("rel") not in ("canonical", "next", "prev"):
+        if tag == "link" and found["rel"] not in ("next", "prev", "search", "index"):
             self.loads.append(found["href"])
         if tag == "img":
             self.images.append(found)
@@ -316,3 +319,104 @@ def test_the_workflow_publishes_what_the_command_builds():
     upload = next(step for step in job["steps"] if "upload-pages" in step.get("uses", ""))
     assert upload["with"]["path"] == "build/site"
     assert any("deploy-pages" in step for step in steps)
+
+
+# --- in a browser ------------------------------------------------------------------------------
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    if not find_chromium():
+        pytest.skip("no Chromium here: install it from the system's packages, or name it in "
+                    "CHROMIUM")
+    browser = Browser(tmp_path_factory.mktemp("chromium"))
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory):
+    """The script that looks for barriers, from npm."""
+    folder, npm = tmp_path_factory.mktemp("axe"), shutil.which("npm")
+    if not npm:
+        pytest.skip(f"no npm here to fetch {AXE} with")
+    done = subprocess.run([npm, "install", "--no-audit", "--no-fund", "--prefix", str(folder), AXE],
+                          capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"npm could not fetch {AXE}: {done.stderr.strip()[-200:]}")
+    return (folder / "node_modules/axe-core/axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def kinds(built):
+    """Every page that is written by hand, and some of those that are made like their neighbours."""
+    by_hand = [path for path in sorted(built[0].rglob("*.html"))
+               if not {"_static", "api"} & set(path.relative_to(built[0]).parts)
+               and not path.name.endswith(".source.html")]
+    alike = ["api/index.html", "api/vlm_utils.training.html", "api/vlm_utils.profiles.html",
+             "solutions/01_1_interleave.source.html"]
+    return by_hand + [built[0] / name for name in alike]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_no_page_is_wider_than_the_window(browser, kinds, width):
+    browser.resize(width)
+    wide = []
+    for path in kinds:
+        browser.open(path.as_uri())
+        if browser.run("document.documentElement.scrollWidth > innerWidth"):
+            wide.append(path.name)
+    assert len(kinds) > 20 and wide == [] and browser.errors == []
+
+
+def test_a_wide_table_scrolls_in_its_box_and_says_so(browser, built):
+    wide = """[...document.querySelectorAll('.scrolls')].map(box =>
+        [box.previousElementSibling.textContent, box.tabIndex, box.scrollWidth > box.clientWidth,
+         box.getBoundingClientRect().right <= innerWidth])"""
+    browser.resize(390)
+    browser.open((built[0] / "index.html").as_uri())
+    found = browser.run(wide)
+    assert len(found) >= 1
+    assert all(say.endswith("scroll it sideways.") and tab == 0 and over and within
+               for say, tab, over, within in found)
+    browser.resize(1280)        # room for all of it: nothing to say
+    browser.wait("document.querySelectorAll('.scrolls, .scrolls-note').length === 0")
+
+
+def test_the_search_finds_collate(browser, built):
+    browser.resize(1280)
+    browser.open((built[0] / "search.html").as_uri() + "?q=collate")
+    browser.wait("[...document.querySelectorAll('#search-results li a')]"
+                 ".some(a => a.href.includes('notebooks/03_collate.html'))")
+
+
+def test_nothing_but_the_files_of_the_site_has_been_asked_for(browser, built):
+    browser.open((built[0] / "notebooks/05_evaluation.html").as_uri())
+    assert len(browser.requests) > 10
+    assert [address for address in browser.requests
+            if not address.startswith((built[0].as_uri(), "data:", "about:"))] == []
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
+def test_nobody_is_kept_out(browser, axe, kinds, width, dark):
+    """No serious fault of accessibility, in the eyes of axe-core."""
+    browser.resize(width, dark=dark)
+    found = []
+    for path in kinds:
+        browser.open(path.as_uri())
+        assert browser.run("document.documentElement.dataset.theme") == ("dark" if dark
+                                                                         else "light")
+        browser.run(f"{axe};1")
+        faults = browser.run("""axe.run(document, {resultTypes: ['violations']}).then(result =>
+            result.violations.filter(each => ['serious', 'critical'].includes(each.impact)).map(
+                each => each.id + ': ' + each.nodes[0].html.slice(0, 200)))""")
+        found += [f"{path.name}: {fault}" for fault in faults]
+    assert found == []
+
+
+def test_axe_finds_what_is_wrong(browser, axe, tmp_path):
+    """Else the test above could pass without looking."""
+    (tmp_path / "bad.html").write_text("<html><body><img src='x.png'></body></html>")
+    browser.open((tmp_path / "bad.html").as_uri())
+    browser.run(f"{axe};1")
+    ids = browser.run("axe.run(document).then(result => result.violations.map(each => each.id))")
+    assert {"image-alt", "html-has-lang"} <= set(ids)
