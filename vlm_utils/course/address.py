@@ -11,11 +11,16 @@ from vlm_utils.profiles import REPOSITORY
 def repository_address() -> str:
     """The repository's page on the web, without a slash at its end; "" if it is not known.
 
-    It stands in pyproject.toml, as [project.urls] Repository. GitHub's own runners say where they
-    run, so that a fork's site leads to the fork.
+    GitHub's own runners say where they run, so that a fork's site leads to the fork; anywhere else
+    it is `stored_address`.
     """
     if name := os.environ.get("GITHUB_REPOSITORY"):
         return f"{os.environ.get('GITHUB_SERVER_URL', 'https://github.com')}/{name}"
+    return stored_address()
+
+
+def stored_address() -> str:
+    """What pyproject.toml says, as Repository under [project.urls]; "" if it says nothing."""
     text = (REPOSITORY / "pyproject.toml").read_text(encoding="utf-8")
     found = re.search(r'^Repository = "([^"]+)"$', text, re.M)
     return found[1].rstrip("/") if found else ""

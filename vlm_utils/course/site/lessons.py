@@ -18,6 +18,7 @@ import nbformat
 from PIL import Image
 
 from vlm_utils.course.cells import WIDGET
+from vlm_utils.course.colab import put_colab
 from vlm_utils.course.exercises import LOADS, SOLUTION, SOLUTIONS, exercises, table
 from vlm_utils.course.site.glossary import TermLinks
 from vlm_utils.course.site.markdown import after_details, change_links, rows
@@ -67,6 +68,7 @@ class Lesson:
 
     def for_site(self, link: Callable[[str], str], terms: TermLinks):
         """The notebook as myst-nb shall read it. link: changes the target of a link."""
+        put_colab(self.notebook, self.stem, "")        # the card has the way to Colab
         for number, cell in enumerate(self.notebook.cells):
             if cell.cell_type == "markdown":
                 text = self._with_card(cell.source) if number == 0 else cell.source
