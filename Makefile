@@ -6,9 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
-.PHONY: course test check lab notebooks clean
+.PHONY: course test check lab site notebooks clean
 
-course: $(READY)  ## execute the six lessons, write HTML pages under build/
+course: $(READY)  ## execute the six lessons; build/index.html opens a site of what they showed
 	$(BIN)/python -m vlm_utils course
 
 test: $(READY)  ## unit tests, and every notebook under nbval
@@ -20,6 +20,9 @@ check: $(READY)  ## for instructors: the notebooks only, and a table; PROFILE=fu
 lab: $(READY)  ## open JupyterLab on lesson 01, with the whole repository in its file browser
 	$(BIN)/python -m jupyter lab --ServerApp.root_dir=. notebooks/01_architecture.ipynb
 
+site: $(READY)  ## the site of the lessons as they are stored, nothing executed: build/index.html
+	$(BIN)/python -m vlm_utils site
+
 notebooks: $(READY)  ## for authors: fill the marked cells, execute, store the outputs
 	$(BIN)/python -m vlm_utils sync
 	$(BIN)/python -m vlm_utils course --write
@@ -29,5 +32,5 @@ clean:  ## remove what the commands above have made
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,site]'
 	touch $(READY)

@@ -43,6 +43,11 @@ def package_name(requirement: str) -> str:
     return re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9._-]+", requirement)[0]).lower()
 
 
+def extras() -> list[str]:
+    """What the extras `test` and `site` ask for."""
+    return [text for texts in PROJECT["optional-dependencies"].values() for text in texts]
+
+
 def constraints() -> dict[str, str]:
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pinned = [line for line in lines if line.strip() and not line.startswith("#")]
@@ -58,14 +63,14 @@ def test_conda_gives_python_and_pip_and_pip_the_project_with_its_constraints():
     assert conda == ["python", "pip"]
     lines = last["pip"]
     assert any(re.fullmatch(r"(-c|--constraint) constraints\.txt", line) for line in lines)
-    assert any(re.fullmatch(r"(-e|--editable) \.(\[test\])?", line) for line in lines)
+    assert any(re.fullmatch(r"(-e|--editable) \.(\[test,site\])?", line) for line in lines)
     assert len(lines) == 2
     assert not re.search(r"\d", yaml.dump(environment)), "a version stands in environment.yml"
 
 
 def test_constraints_pin_every_dependency_and_no_cuda_package():
     pinned = constraints()
-    wanted = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]
+    wanted = PROJECT["dependencies"] + extras()
     assert [name for name in map(package_name, wanted) if name not in pinned] == []
     assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in pinned.values())
     assert [n for n in pinned if re.search("nvidia|cuda|triton|cudnn|cublas", n)] == []
@@ -73,7 +78,7 @@ def test_constraints_pin_every_dependency_and_no_cuda_package():
 
 def test_dependencies_have_lower_bounds_that_the_constraints_keep():
     from packaging.requirements import Requirement
-    for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["test"]:
+    for text in PROJECT["dependencies"] + extras():
         requirement = Requirement(text)
         assert [s.operator for s in requirement.specifier] == [">="], text
         version = constraints()[package_name(text)].split("==")[1]
@@ -119,7 +124,8 @@ def test_the_schema_finds_a_mistake(tmp_path):
 
 def test_lessons_run_on_three_systems_and_a_gpu():
     found = [yaml.safe_load(path.read_text(encoding="utf-8"))
-             for path in (REPOSITORY / ".github" / "workflows").glob("*.y*ml")]
+             for path in (REPOSITORY / ".github" / "workflows").glob("*.y*ml")
+             if path.stem != "site"]        # executes nothing; tests/test_site.py looks at it
     jobs = [job for workflow in found for job in workflow["jobs"].values()]
     systems = {system for job in jobs
                for system in job.get("strategy", {}).get("matrix", {}).get("os", [])}
@@ -294,7 +300,7 @@ def test_the_top_level_holds_what_was_agreed():
     tops = {path.relative_to(REPOSITORY).parts[0] for path in tracked_texts()}
     assert tops <= {"notebooks", "vlm_utils", "data", "tests", "environment.yml", "README.md",
                     "pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "CONTRIBUTING.md",
-                    ".ci", ".github", ".gitignore", ".gitattributes",
+                    ".ci", ".github", ".binder", ".devcontainer", ".gitignore", ".gitattributes",
                     "benchmarks", "solutions", "instructors.md"}
 
 

@@ -111,6 +111,28 @@ def test_a_lesson_is_stored_only_if_all_of_it_is_good(tmp_path):
     assert nbformat.read(bad, as_version=4).cells[1].outputs == []
 
 
+def test_the_course_ends_with_a_site_of_this_run(tmp_path, monkeypatch, capsys):
+    """Where one can be built: else, or if that fails, there is a page of each lesson."""
+    folder, asked = tmp_path / "notebooks", []
+    folder.mkdir()
+    write(folder, "01_good", ["1"])
+    monkeypatch.setattr("vlm_utils.course.runner.why_not", lambda folder: "")
+    monkeypatch.setattr("vlm_utils.course.runner.build_site", lambda *words: asked.append(words))
+    assert run_course(folder, tmp_path / "out") == 0
+    (lessons, target, executed, measured), = asked
+    assert (lessons, target) == (folder, tmp_path / "out" / "site")
+    assert executed["01_good"].is_file() and "<td>01_good</td>" in measured
+    assert not (tmp_path / "out" / "01_good.html").exists()
+    assert "index.html" in capsys.readouterr().out
+
+    def fails(*words):
+        raise RuntimeError("Sphinx could not")
+    monkeypatch.setattr("vlm_utils.course.runner.build_site", fails)
+    assert run_course(folder, tmp_path / "out") == 1
+    assert (tmp_path / "out" / "01_good.html").is_file()
+    assert "could not be built: RuntimeError: Sphinx could not" in capsys.readouterr().out
+
+
 # --- check -------------------------------------------------------------------------------------
 
 def test_a_lesson_that_is_not_there_is_not_silently_left_out():

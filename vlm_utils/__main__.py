@@ -25,6 +25,11 @@ def check(options) -> int:
                         options.profile)
 
 
+def site(options) -> int:
+    from vlm_utils.course.site import stored_site
+    return stored_site(NOTEBOOKS, options.output or output_folder())
+
+
 def progress(options) -> int:
     from vlm_utils.course.progress import progress
     return progress(options.notebooks)
@@ -64,11 +69,12 @@ def main() -> int:
     lessons = {"positional": True, "nargs": "*", "help": "numbers, as 01 04; default: all"}
     output = {"type": Path, "help": "where to; default: VLM_OUTPUT, else build/"}
     profile = {"help": "tiny or full; default: VLM_PROFILE, else tiny"}
-    add(course, "execute the lessons and write HTML pages", lessons=dict(lessons),
+    add(course, "execute the lessons and build a site of what they showed", lessons=dict(lessons),
         output=dict(output),
         write={"action": "store_true", "help": "store the outputs in the notebooks"})
     add(check, "run the lessons under nbval, with a table", lessons=dict(lessons),
         output=dict(output), profile=dict(profile))
+    add(site, "build the site of the lessons as they are stored", output=dict(output))
     add(progress, "print which exercises pass, from the notebooks as they were saved",
         notebooks={"type": Path, "default": NOTEBOOKS, "help": "the folder that holds them"})
     add(sync, "write the modules' source into the marked cells")

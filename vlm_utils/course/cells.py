@@ -9,6 +9,9 @@ from pathlib import Path
 
 import nbformat
 
+from vlm_utils.course.address import stored_address
+from vlm_utils.course.colab import put_colab
+
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MARKER = re.compile(r"^# %load -s (\S+) (\S+)$")
 # A whole line as tqdm writes it: with a total, and without one.
@@ -149,10 +152,11 @@ def fill_marked_cells(notebook, folder: Path) -> None:
 
 
 def sync_lessons(folder: Path) -> int:
-    """fill_marked_cells for every lesson of a folder."""
+    """fill_marked_cells for every lesson of a folder, and its way in from Colab."""
     for path in lessons(folder):
         notebook = nbformat.read(path, as_version=4)
         fill_marked_cells(notebook, path.parent)
+        put_colab(notebook, path.stem, stored_address())
         nbformat.write(notebook, path)
     return 0
 

@@ -197,6 +197,11 @@ def unchecked_lines(lessons: list[LessonRun]) -> list[str]:
 
 
 def to_html(lessons: list[LessonRun], note: str = "") -> str:
+    """A page of HTML: `measured_html`."""
+    return _PAGE.format(note=html.escape(note), body=measured_html(lessons))
+
+
+def measured_html(lessons: list[LessonRun]) -> str:
     """The table, and under it each lesson's cells with their seconds and peak memory."""
     parts = [_html_table(COLUMNS, [(lesson.row(), bool(lesson.fault())) for lesson in lessons])]
     parts += [f"<p>{html.escape(line)}</p>" for line in unchecked_lines(lessons)]
@@ -208,7 +213,7 @@ def to_html(lessons: list[LessonRun], note: str = "") -> str:
         parts.append(f"<h2>{html.escape(lesson.name)}</h2>")
         parts.append(_html_table(("cell", "begins with", "seconds", "peak MB", "GPU MB", "result",
                                   "not checked"), rows))
-    return _PAGE.format(note=html.escape(note), body="\n".join(parts))
+    return "\n".join(parts)
 
 
 def _html_table(head: tuple[str, ...], rows: list[tuple[tuple[str, ...], bool]]) -> str:

@@ -1,4 +1,4 @@
-"""Runs the lessons: each in a kernel of its own, timed, with an HTML page and a table at the end.
+"""Runs the lessons: each in a kernel of its own, timed, with a table and a site at the end.
 
 `python -m vlm_utils course` writes executed copies under build/; with --write the notebooks
 themselves are replaced, which is how they are made before a commit.
@@ -17,8 +17,9 @@ from vlm_utils.course import judge
 from vlm_utils.course.cells import choose, headline, merge_streams, strip_progress, to_html
 from vlm_utils.course.kernel import WatchedKernel
 from vlm_utils.course.limits import Limit
-from vlm_utils.course.report import CellRun, LessonRun, table, unchecked_lines
+from vlm_utils.course.report import CellRun, LessonRun, measured_html, table, unchecked_lines
 from vlm_utils.course.session import Run, Session
+from vlm_utils.course.site import build_site, why_not
 from vlm_utils.profiles import get_profile
 
 
@@ -39,28 +40,57 @@ def check_course(folder: Path, output: Path, only: list[str] | None = None,
 
 def run_course(folder: Path, output: Path, only: list[str] | None = None,
                write: bool = False) -> int:
-    """Execute the lessons in order, print a line for each and a table; returns the failures."""
+    """Execute the lessons in order, print a line for each and a table; returns the failures.
+
+    At the end stands the site of this run, or, if none can be built, an HTML page of each lesson.
+    """
     output.mkdir(parents=True, exist_ok=True)
     chosen = choose(folder, only)
     results: list[LessonRun] = []
+    no_site = why_not(folder)
     for number, path in enumerate(chosen, start=1):
         print(f"[{number}/{len(chosen)}] {path.stem} ...", end=" ", flush=True)
-        result = run_lesson(path, output, write)
+        result = run_lesson(path, output, write, page=bool(no_site))
         results.append(result)
         print("FAILED" if result.fault() else "ok", f"{result.seconds():.0f} s", flush=True)
     print("\n" + "\n".join([*table(results), *unchecked_lines(results)]))
-    print(f"\n{sum(r.seconds() for r in results):.0f} s in all; pages to read: {output}")
-    return sum(bool(result.fault()) for result in results)
+    print(f"\n{sum(r.seconds() for r in results):.0f} s in all;", end=" ")
+    failed = sum(bool(result.fault()) for result in results)
+    if no_site:
+        print(f"pages to read: {output}\n(one site of all of them needs more: {no_site})")
+        return failed
+    return failed + _build_site(folder, output, chosen, results)
 
 
-def run_lesson(path: Path, output: Path, write: bool = False,
-               limit: Limit | None = None) -> LessonRun:
-    """Execute one notebook in a fresh kernel and write it, and its HTML page, to output.
+def _build_site(folder: Path, output: Path, chosen: list[Path], results: list[LessonRun]) -> int:
+    """Build the site of a run, or say why that failed and write plain pages; returns failures."""
+    try:
+        build_site(folder, output / "site", {path.stem: output / path.name for path in chosen},
+                   measured_html(results))
+    except Exception as error:      # whatever it is, what the lessons have shown must be readable
+        for path in chosen:
+            if (output / path.name).is_file():
+                _write_page(nbformat.read(output / path.name, as_version=4), path.stem, output)
+        print(f"pages to read: {output}\nthe site could not be built: "
+              f"{type(error).__name__}: {error}")
+        return 1
+    print(f"to read: {output / 'index.html'}")
+    return 0
+
+
+def _write_page(notebook, name: str, output: Path) -> None:
+    (output / f"{name}.html").write_text(to_html(notebook, name), encoding="utf-8")
+
+
+def run_lesson(path: Path, output: Path, write: bool = False, limit: Limit | None = None,
+               page: bool = True) -> LessonRun:
+    """Execute one notebook in a fresh kernel and write it to output; page: as HTML too.
 
     limit: of a cell; by default the profile's. Whatever goes wrong is in the result, so that the
     next lesson can run: a lesson that cannot be read, a kernel that does not start, a full disk.
     """
     lesson = LessonRun(path.stem)
+    (output / path.name).unlink(missing_ok=True)    # of an earlier run, and not what this one shows
     try:
         notebook = nbformat.read(path, as_version=4)
         notebook = _execute(notebook, lesson, path.parent, limit or Limit.of(get_profile().name))
@@ -72,7 +102,8 @@ def run_lesson(path: Path, output: Path, write: bool = False,
             _clean_metadata(notebook)
             nbformat.write(notebook, path)
         nbformat.write(notebook, output / path.name)
-        (output / f"{path.stem}.html").write_text(to_html(notebook, path.stem), encoding="utf-8")
+        if page:
+            _write_page(notebook, path.stem, output)
     except Exception as error:
         lesson.faults.append(f"{type(error).__name__}: {error}")
     return lesson
