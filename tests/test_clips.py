@@ -70,6 +70,15 @@ def test_each_clip_of_a_folder_is_a_place_of_its_own(folder):
 
 
 @pytest.mark.filterwarnings("ignore:.*16 frames were asked for")
+def test_no_sequence_mixes_the_frames_of_two_clips(folder, monkeypatch):
+    for name in ("a", "b"):
+        write_animation(folder / f"{name}.gif", [100] * 5)
+    monkeypatch.setenv("VLM_IMAGES", str(folder))
+    table = load_image_table(TINY, "test")
+    assert table.truth.sites == [(0, 1, 2, 3, 4), (5, 6, 7, 8, 9)]
+
+
+@pytest.mark.filterwarnings("ignore:.*16 frames were asked for")
 def test_frames_are_read_once_and_never_written_beside_the_clip(folder, output, no_reading):
     path = write_animation(folder / "clip.webp", [100] * 5)
     first = load_image_folder(folder)

@@ -192,9 +192,9 @@ def _folder_table(profile: Profile, folder: Path, split: str) -> ImageTable:
     dataset = picture_folders.as_dataset(folder, pictures, contents)
     files = [str(picture.file.relative_to(folder.resolve())) for picture in pictures]
     if not captioned:
-        rows = tuple(range(len(dataset)))
-        return ImageTable(folder.name, dataset, Truth([None] * len(rows), [[]] * len(rows), [rows]),
-                          files=files)
+        truth = Truth([None] * len(pictures), [[]] * len(pictures),
+                      picture_folders.sites_of(pictures))
+        return ImageTable(folder.name, dataset, truth, files=files)
     parts = choose_rows(folder, pictures, contents)
     tables = {name: _captioned_table(dataset.select(rows), f"{folder.name} {name}",
                                      [files[row] for row in rows])
