@@ -16,6 +16,7 @@ from vlm_utils.course.cells import (
     to_html,
 )
 from vlm_utils.course.lint import broken_links, faults, repeated_numbers
+from vlm_utils.course.prose import turns_of_phrase
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 LESSONS = lessons(FOLDER)
@@ -178,9 +179,11 @@ def test_what_is_no_fault_is_not_called_one(tmp_path):
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "instructors.md",
-                                  "data/README.md"])
+                                  "data/README.md", "benchmarks/README.md", "tests/README.md",
+                                  "solutions/README.md", "notebooks/glossary.md"])
 def test_links_of_the_pages_beside_the_lessons_resolve(page):
     assert broken_links(FOLDER.parent / page) == []
+    assert turns_of_phrase(FOLDER.parent / page) == []
 
 
 def test_a_link_to_a_heading_of_a_page_is_followed(tmp_path):

@@ -14,6 +14,7 @@ from urllib.parse import unquote
 import nbformat
 
 from vlm_utils.course.cells import WIDGET, is_progress_line, marked_source, to_html
+from vlm_utils.course.prose import turns_of_phrase
 
 MAX_LINES, MAX_COLUMNS, MAX_BYTES = 25, 76, 1_500_000
 COMPARED = "nbval-check-output"
@@ -31,7 +32,7 @@ def faults(path: Path) -> list[str]:
     notebook = nbformat.read(path, as_version=4)
     checks = (_order_of_execution, _sizes, _stored_outputs, _figures, _comparison, _headings)
     found = [fault for check in checks for fault in check(notebook)]
-    found += [*_marked_cells(notebook, path.parent), *broken_links(path)]
+    found += [*_marked_cells(notebook, path.parent), *broken_links(path), *turns_of_phrase(path)]
     found += [f"the prose repeats {number}, which a cell prints"
               for number in repeated_numbers(notebook)]
     if path.stat().st_size > MAX_BYTES:
