@@ -7,6 +7,7 @@ import weakref
 from html import escape, unescape
 
 import pytest
+from ipywidgets.widgets import widget as ipywidget
 from PIL import Image
 from test_plots import Images
 
@@ -177,7 +178,9 @@ def test_an_empty_data_set_is_refused(model, processor, earth_table):
 
 def test_close_frees_model_and_data_and_removes_the_controls(make_model, processor, earth_table):
     dataset = build_tasks(earth_table, {"select 2": 2}, 0)
+    before = set(ipywidget._instances)
     explorer = Explorer(make_model(), processor, dataset)
+    assert set(ipywidget._instances) - before
     model, data = weakref.ref(explorer.model), weakref.ref(dataset)
     controls = [explorer.task, explorer.number, explorer.prompt, explorer.button, explorer.picture,
                 explorer.answer, explorer.box]
@@ -187,3 +190,4 @@ def test_close_frees_model_and_data_and_removes_the_controls(make_model, process
     explorer.close()
     assert memory.is_freed(model) and memory.is_freed(data)
     assert all(control.comm is None for control in controls)
+    assert set(ipywidget._instances) == before, "sizes and styles are widgets too"

@@ -65,7 +65,10 @@ class Explorer:
         self.prompt.unobserve_all()
         self.button.on_click(self._ask, remove=True)
         for widget in (*self.box.children[0].children, *self.box.children, self.box):
-            widget.close()
+            # Each has widgets of its own for its size and style, which live on without it.
+            parts = [widget.layout, getattr(widget, "style", None)]
+            for part in (widget, *filter(None, parts)):
+                part.close()
         self.model = self.processor = self.dataset = self.sample = None
 
     def _choose_task(self, _=None) -> None:
