@@ -139,6 +139,7 @@ def main() -> None:
             measured, seconds = train_and_measure(seed, options.samples,
                                                   dict(options.changes), splits)
             tables.append(measured)
+            print(measured.round(3).to_string(index=False), flush=True)
             training_seconds.append(round(seconds))
         table = over_seeds(tables)
     print(table.round(3).to_string(index=False))
