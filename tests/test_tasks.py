@@ -253,20 +253,6 @@ def test_describe_answers_with_a_caption_of_its_image(caption_truth):
         assert recipe.answer in caption_truth.captions[recipe.rows[0]]
 
 
-<<<<<<< HEAD
-=======
-@pytest.mark.parametrize(("caption", "phrase"), [
-    ("Two dogs run on grass.", "two dogs run on grass"), ("A dog runs .", "a dog runs"),
-    ("forest", "forest"), ("Is it a cat?", "is it a cat"), ("USA beat Ghana.", "USA beat Ghana"),
-    ("I see a dog.", "I see a dog"), (" A man . ", "a man"), ("UN jeeps!", "UN jeeps")])
-def test_a_users_caption_or_class_name_reads_on_after_the_colon(caption, phrase):
-    truth = Truth([None] * 2, [[caption], ["Something else."]], [(0,), (1,)])
-    asked = {recipe.prompt for recipe in draw("select", truth, 2, 20)}
-    assert asked == {f"<image><image>Which image shows: {phrase}?",
-                     "<image><image>Which image shows: something else?"}
-
-
->>>>>>> f6cece4 (Lessons say it without turns of phrase that read as translated; the linter looks for them in every lesson and page)
 def test_select_by_caption_is_about_the_right_image(caption_truth):
     for recipe in draw("select", caption_truth, 3, 50):
         row = recipe.rows[named(recipe.answer)[0] - 1]
