@@ -1,5 +1,5 @@
 # The course's commands. Each installs what it needs on its first run, and only then.
-# PYTHON chooses the interpreter (3.10 or newer).
+# PYTHON chooses the interpreter (3.11.5 or newer).
 
 PYTHON ?= python3
 VENV := .venv

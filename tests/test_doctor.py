@@ -53,8 +53,8 @@ def test_the_full_profile_without_its_files_is_not_ready(capsys):
 
 
 def test_an_old_python_is_refused():
-    assert level(doctor.python((3, 9, 1))) == "MISSING"
-    assert level(doctor.python((3, 10, 0))) == level(doctor.python()) == "ok"
+    assert level(doctor.python((3, 10, 14))) == level(doctor.python((3, 11, 4))) == "MISSING"
+    assert level(doctor.python((3, 11, 5))) == level(doctor.python()) == "ok"
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):

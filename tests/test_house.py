@@ -5,19 +5,16 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
 
 from vlm_utils import profiles
+from vlm_utils.course import doctor
 from vlm_utils.loading import lesson_checkpoint
 from vlm_utils.profiles import REPOSITORY
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:  # what pytest itself brings along
-    import tomli as tomllib
 
 # The rooms of the package. Each imports only from rooms above its own line.
 ORDER = (
@@ -83,7 +80,24 @@ def test_dependencies_have_lower_bounds_that_the_constraints_keep():
         assert [s.operator for s in requirement.specifier] == [">="], text
         version = constraints()[package_name(text)].split("==")[1]
         assert requirement.specifier.contains(version, prereleases=True), text
-    assert PROJECT["requires-python"] == ">=3.10"
+
+
+def test_every_pinned_package_runs_on_the_oldest_python_that_is_promised():
+    """A trap: pins that are made on a newer Python cannot be installed on an older one."""
+    from importlib import metadata
+
+    from packaging.specifiers import SpecifierSet
+    oldest = PROJECT["requires-python"].removeprefix(">=")
+    assert oldest == ".".join(map(str, doctor.PYTHON))
+    wanted = {}
+    for name in constraints():
+        try:
+            wanted[name] = metadata.metadata(name)["Requires-Python"] or ""
+        except metadata.PackageNotFoundError:       # of another system, or of an extra
+            continue
+    assert len(wanted) > 100
+    assert {name: text for name, text in wanted.items()
+            if not SpecifierSet(text).contains(oldest)} == {}
 
 
 def test_every_import_of_the_package_is_a_dependency():

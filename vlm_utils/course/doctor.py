@@ -31,7 +31,7 @@ from vlm_utils.sources.hub import (
     repositories,
 )
 
-PYTHON = (3, 10)
+PYTHON = (3, 11, 5)
 GIGABYTE = 1_000_000_000
 # What a whole course writes: features, checkpoints, the data sets' cache.
 DISK = {"tiny": 3, "full": 15}
@@ -109,8 +109,8 @@ def findings(profile: Profile) -> Iterator[Finding]:
 
 def python(version: tuple = sys.version_info) -> Finding:
     text = ".".join(map(str, version[:3]))
-    if tuple(version[:2]) < PYTHON:
-        return Finding("python", "MISSING", f"{text}: install Python 3.10 or newer")
+    if tuple(version[:3]) < PYTHON:
+        return Finding("python", "MISSING", f"{text}: install Python 3.11.5 or newer")
     return Finding("python", "ok", text)
 
 
