@@ -3,7 +3,6 @@
 import ast
 import inspect
 import re
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -61,14 +60,10 @@ def verdict(capsys, name: str, student) -> str:
 # --- checks ------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("name", SOLUTIONS)
-def test_a_solution_passes_its_check_at_once(name, capsys):
+def test_a_solution_passes_its_check(name, capsys):
     student = function(name, source(name))
-    seconds = []
-    for _ in range(2):  # the faster of two: the first may import something
-        started = time.process_time()
+    for _ in range(2):  # a check that has passed passes again
         assert verdict(capsys, name, student).split("\n")[0] == "passed"
-        seconds.append(time.process_time() - started)
-    assert min(seconds) < 1
 
 
 @pytest.mark.parametrize("path", MISTAKES, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -90,8 +90,10 @@ def run_lesson(path: Path, output: Path, write: bool = False, limit: Limit | Non
     next lesson can run: a lesson that cannot be read, a kernel that does not start, a full disk.
     """
     lesson = LessonRun(path.stem)
-    (output / path.name).unlink(missing_ok=True)    # of an earlier run, and not what this one shows
+    earlier = output / path.name
     try:
+        if earlier.is_file() and not earlier.samefile(path):
+            earlier.unlink()            # of another run: not what this one shows
         notebook = nbformat.read(path, as_version=4)
         notebook = _execute(notebook, lesson, path.parent, limit or Limit.of(get_profile().name))
         strip_progress(notebook)
