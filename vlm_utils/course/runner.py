@@ -17,6 +17,7 @@ from vlm_utils.course import judge
 from vlm_utils.course.cells import choose, headline, merge_streams, strip_progress, to_html
 from vlm_utils.course.kernel import WatchedKernel
 from vlm_utils.course.limits import Limit
+from vlm_utils.course.outputs import claim
 from vlm_utils.course.report import CellRun, LessonRun, measured_html, table, unchecked_lines
 from vlm_utils.course.session import Run, Session
 from vlm_utils.course.site import build_site, why_not
@@ -42,10 +43,17 @@ def run_course(folder: Path, output: Path, only: list[str] | None = None,
                write: bool = False) -> int:
     """Execute the lessons in order, print a line for each and a table; returns the failures.
 
-    At the end stands the site of this run, or, if none can be built, an HTML page of each lesson.
+    It ends with the site of this run or, if none can be built, with an HTML page of each lesson.
+    What is the user's in the output folder stays: see `claim`.
     """
     output.mkdir(parents=True, exist_ok=True)
     chosen = choose(folder, only)
+    try:
+        claim(output, ["site", "index.html", *(path.stem + suffix for path in chosen
+                                               for suffix in (".ipynb", ".html"))])
+    except FileExistsError as error:
+        print(error)
+        return 1
     results: list[LessonRun] = []
     no_site = why_not(folder)
     for number, path in enumerate(chosen, start=1):

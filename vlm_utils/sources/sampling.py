@@ -1,4 +1,4 @@
-"""Which moments, and which frames, stand for a clip: arithmetic on seconds, no file is touched."""
+"""Which moments, and which frames, a clip is seen by: arithmetic on seconds, no file is touched."""
 
 from __future__ import annotations
 

@@ -16,6 +16,7 @@ import nbformat
 
 from vlm_utils.course.address import binder_link, colab_link, repository_address
 from vlm_utils.course.cells import lessons, title
+from vlm_utils.course.outputs import claim
 from vlm_utils.course.site.api import read_rooms, room_page
 from vlm_utils.course.site.front_page import write_front_page
 from vlm_utils.course.site.glossary import TermLinks, glossary_page, read_terms
@@ -60,11 +61,13 @@ def build_site(folder: Path, target: Path, executed: dict[str, Path] | None = No
                measured: str = "") -> list[str]:
     """Build the site of the lessons in a folder; returns the warnings of Sphinx, one per line.
 
-    target: a folder that is replaced; index.html beside it opens the site. executed:
+    target: a folder, replaced if it is of an earlier build; index.html beside it opens the site.
+    Raises FileExistsError if one of them is somebody else's (`claim`). executed:
     notebooks from a run of one's own by their stem, which are shown in place of those in `folder`.
     measured: HTML of what each lesson took, `report.measured_html`. Raises RuntimeError, with what
     Sphinx said, if it fails.
     """
+    claim(target.parent, [target.name, "index.html"])
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="site_", dir=target.parent) as name:
         source, output = Path(name) / "source", Path(name) / "site"
@@ -87,8 +90,12 @@ def stored_site(folder: Path, output: Path) -> int:
     page = output / CHECKED
     measured = page.read_text(encoding="utf-8") if page.is_file() else ""
     body = re.search(r"<body>\s*<h1>.*?</h1>(.*)</body>", measured, re.S)
-    for line in build_site(folder, output / "site", measured=body[1].strip() if body else ""):
-        print(line)
+    try:
+        said = build_site(folder, output / "site", measured=body[1].strip() if body else "")
+    except FileExistsError as error:
+        print(error)
+        return 1
+    print("\n".join(said), end="\n" if said else "")
     print(f"to read: {output / 'index.html'}")
     return 0
 
@@ -184,7 +191,7 @@ class Stage:
         self._write(page, f"---\norphan: true\n---\n\n# `{path}`\n\n``````python\n{code}\n``````\n")
 
     def _references(self) -> None:
-        """The references stand in one lesson, the one that says where everything comes from."""
+        """The references, out of the one lesson that says where everything comes from."""
         for path in self.lessons:
             notebook = nbformat.read(path, as_version=4)
             for cell in notebook.cells:

@@ -31,7 +31,7 @@ _EXPLORER = "VBox("
 
 @dataclass(frozen=True)
 class Facts:
-    """What README.md's table says of a lesson; minutes and memory as they stand there."""
+    """What README.md's table says of a lesson; minutes and memory as it has them."""
 
     name: str
     teaches: str

@@ -51,7 +51,7 @@ def after_details(text: str) -> str:
 
 
 def section(text: str, heading: str) -> str:
-    """What stands under a heading, to the next heading of its level or higher.
+    """What comes under a heading, to the next heading of its level or higher.
 
     Raises ValueError if the text has no such heading.
     """
