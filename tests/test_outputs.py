@@ -24,6 +24,15 @@ def test_a_run_of_the_course_replaces_nothing_of_the_users(tmp_path, monkeypatch
     assert place.read_text() == "mine" and not (tmp_path / RECORD).exists()
 
 
+@pytest.mark.parametrize("name", ["check.html", "check.xml"])
+def test_a_check_replaces_nothing_of_the_users(tmp_path, monkeypatch, capsys, name):
+    monkeypatch.setattr(runner.subprocess, "run", lambda *words, **more: pytest.fail("it ran"))
+    (tmp_path / name).write_text("mine")
+    assert runner.check_course(NOTEBOOKS, tmp_path, only=["01"]) == 1
+    assert f"holds {name}, which no run of the course has made" in capsys.readouterr().out
+    assert (tmp_path / name).read_text() == "mine"
+
+
 @pytest.mark.parametrize("name", ["site", "index.html"])
 def test_a_site_replaces_nothing_of_the_users(tmp_path, name):
     (tmp_path / name).mkdir()

@@ -7,6 +7,7 @@ import nbformat
 import pytest
 
 from vlm_utils.course.limits import Limit
+from vlm_utils.course.outputs import RECORD
 from vlm_utils.course.runner import check_course, run_course, run_lesson
 from vlm_utils.profiles import REPOSITORY
 
@@ -147,5 +148,6 @@ def test_check_runs_the_chosen_lessons_and_leaves_a_page_and_a_junit_file(tmp_pa
     write(folder, "01_one", ["1"])
     write(folder, "02_two", ["1 / 0"])
     assert check_course(folder, tmp_path / "out", ["01"]) == 0
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"check.html", "check.xml"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "check.html", "check.xml", RECORD}
     assert check_course(folder, tmp_path / "out") != 0

@@ -28,9 +28,15 @@ def check_course(folder: Path, output: Path, only: list[str] | None = None,
                  profile: str | None = None) -> int:
     """Run lessons under nbval: a table at the end, check.html and check.xml (JUnit) in output.
 
-    Returns pytest's exit status. Notebooks stay as they are.
+    Returns pytest's exit status, or 1 if one of these files is the user's (see `claim`). Notebooks
+    stay as they are.
     """
     output = output.resolve()
+    try:
+        claim(output, ["check.html", "check.xml"])
+    except FileExistsError as error:
+        print(error)
+        return 1
     command = [sys.executable, "-m", "pytest", "-p", "vlm_utils.course.nbval_plugin", "--nbval-lax",
                "--nbval-current-env", f"--lesson-html={output / 'check.html'}",
                f"--junit-xml={output / 'check.xml'}"]
