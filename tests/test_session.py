@@ -192,6 +192,16 @@ def test_a_lesson_whose_last_cell_ends_its_kernel_fails(tmp_path, source, words)
     assert words in " ".join(judge.faults(found[1]))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals as on Linux and macOS")
+def test_a_kernel_that_aborts_after_the_lesson_has_ended_is_noted_and_is_no_fault(tmp_path):
+    """As Python itself and the kernel's own sockets go: one kernel in thousands does."""
+    found, session = run(["1", "import os, sys\nclass Late:\n    def __del__(self, end=os.abort):\n"
+                          "        end()\nsys.late = Late()"], tmp_path)
+    assert [judge.faults(cell) for cell in found] == [[], []]
+    assert "after all of the lesson had ended: as it was told to end, the kernel died (SIGABRT" in (
+        " ".join(session.notes))
+
+
 # --- time --------------------------------------------------------------------------------------
 
 def test_a_cell_that_outlives_its_limit_fails_though_it_returns_when_it_is_interrupted(tmp_path):

@@ -13,6 +13,7 @@ these would keep alive whatever the lesson wants to see freed.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures.thread
 import json
 import os
@@ -33,10 +34,15 @@ _closed: set[str] = set()                       # streams that have been named
 _scripts: list[tuple] = []                      # (cell, process, command, file) of %%script --bg
 
 
-def install(shell) -> None:
-    """Start to watch. What cannot be watched with this Python or IPython is noted, not hidden."""
+def install(shell, ended: str) -> None:
+    """Start to watch. What cannot be watched with this Python or IPython is noted, not hidden.
+
+    ended: the path of a file that is written once all that the lesson has registered to run at the
+    end of Python has run: such functions run last in, first out.
+    """
     global _shell
     _shell = shell
+    atexit.register(open, ended, "x")
     for watch in (_watch_threads, _watch_futures, _watch_tasks, _watch_shell_lines,
                   _watch_script_cells):
         try:

@@ -27,7 +27,7 @@ _HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 _GUARD = "lesson_guard"     # the name in the kernel's sys.modules
 _INSTALL = """exec(compile({source!r}, "{name}", "exec"), vars(__import__("sys").modules.setdefault(
     "{name}", type(__import__("sys"))("{name}"))))
-__import__("sys").modules["{name}"].install(get_ipython())"""
+__import__("sys").modules["{name}"].install(get_ipython(), {ended!r})"""
 _REPORT = f'__import__("sys").modules["{_GUARD}"].report(grace={{grace}}, final={{final}})'
 
 
@@ -61,6 +61,7 @@ class WatchedKernel(RunningKernel):
             self.km.transport = "ipc"       # files, not ports: these cross the namespace's border
             self.km.connection_file = str(self.folder / "kernel.json")
         self.errors = self.folder / "stderr"
+        self.ended = self.folder / "ended"      # written by the guard as the lesson's last act
         try:
             self._start(cwd, startup_timeout * limit.scale)
         except Exception:
@@ -78,7 +79,8 @@ class WatchedKernel(RunningKernel):
         self.kc.wait_for_ready(timeout=timeout)
         self._ensure_iopub_up()
         source = (Path(__file__).parent / "guard.py").read_text(encoding="utf-8")
-        self.kc.execute(_INSTALL.format(source=source, name=_GUARD), silent=True, allow_stdin=False)
+        self.kc.execute(_INSTALL.format(source=source, name=_GUARD, ended=str(self.ended)),
+                        silent=True, allow_stdin=False)
 
     def execute(self, code: str, final: bool = False) -> str:
         """Send a cell; the id of its message. The reply brings the guard's report, unless the cell
@@ -125,10 +127,13 @@ class WatchedKernel(RunningKernel):
         return (f"the kernel died{how}; its peak memory was {self.memory.highest:.0f} MB"
                 + (f"; it last wrote: {said[:200]}" if said else ""))
 
-    def end(self, timeout: float) -> str:
-        """Ask the kernel to end, and wait; "" if it ends well, else how it ended.
+    def end(self, timeout: float) -> tuple[str, bool]:
+        """Ask the kernel to end, and wait; "" if it ends well, else how it ended, and whether it
+        was the lesson's: whether it came before all that the lesson had registered to run last.
 
-        Afterwards there is no kernel. One that does not end in time is left for `stop` to kill.
+        What comes after that is the end of Python itself and of the kernel's own sockets: about one
+        kernel in some thousands aborts there, whatever it ran. Afterwards there is no kernel. One
+        that does not end in time is left for `stop` to kill.
         """
         self.kc.shutdown()
         until = time.monotonic() + timeout
@@ -136,7 +141,7 @@ class WatchedKernel(RunningKernel):
             time.sleep(POLL / 5)
         # Windows gives other exit statuses to processes that are told to end.
         bad = not self.is_alive() and sys.platform != "win32" and self._exit_status()
-        return f"as it was told to end, {self.epitaph()}" if bad else ""
+        return f"as it was told to end, {self.epitaph()}" if bad else "", not self.ended.exists()
 
     def stop(self) -> None:
         """End the kernel and remove its files; a second time, nothing happens."""

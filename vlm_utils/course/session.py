@@ -99,7 +99,10 @@ class Session:
             self.notes += [f"a process that still ran at the end: {name}" for name in children]
             # A kernel whose threads go on does not end: it is killed, and nobody is to blame.
             if not running and not children:
-                fault = self.kernel.end(END_SECONDS * self.limit.scale)
+                fault, is_its_own = self.kernel.end(END_SECONDS * self.limit.scale)
+                if fault and not is_its_own:
+                    self.notes.append(f"after all of the lesson had ended: {fault}")
+                    fault = ""
         except KernelDied as death:
             fault = f"after the last cell {death}"
         for cell, what in running:
