@@ -3,7 +3,7 @@ import numpy as np
 
 def make_selection(shows: list[set[str]], wanted: str, num_images: int,
                    rng: np.random.Generator) -> tuple[list[int], str]:
-    """Rows of a sample for "Which image shows ...?", and its answer.
+    """Rows of a sample for "Which image shows: ...?", and its answer.
 
     shows[row] is what the image in that row shows. Exactly one of the
     num_images different rows shows what is wanted, at a random position.

@@ -59,7 +59,7 @@ def write_miniature(cache: Path, profile, rows: dict[str, int]) -> None:
     torch.manual_seed(0)
     words = [f"A {split} dog {row} runs , wording {i} ." for split in rows for row in range(30)
              for i in range(5)]
-    tokenizer = plain_tokenizer([*TEXTS, *words, "Which image shows a dog?"] * 2, 500)
+    tokenizer = plain_tokenizer([*TEXTS, *words, "Which image shows: a dog?"] * 2, 500)
     vision = ViTForImageClassification(ViTConfig(
         hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64))
     language = small_llama(tokenizer, hidden_size=48, num_hidden_layers=2, num_attention_heads=3,

@@ -30,6 +30,7 @@ def tiny_earth_truth() -> Truth:
         frames = tiny_earth.sample_sequence(rng, 2 + i % 5)
         places.append(tuple(range(len(scenes), len(scenes) + len(frames))))
         scenes += frames
+    scenes = [tiny_earth.with_boxes(scene, row) for row, scene in enumerate(scenes)]
     return Truth(scenes, [tiny_earth.captions(scene) for scene in scenes], places)
 
 
@@ -37,7 +38,7 @@ def drawn(truth: Truth) -> ImageTable:
     """The scenes of a truth, drawn, as an image table."""
     from datasets import Dataset, Features
     from datasets import Image as ImageFeature
-    images = [Image.fromarray(tiny_earth.render(scene, place_seed=row, light_seed=row))
+    images = [Image.fromarray(tiny_earth.render(scene, site_seed=row, light_seed=row))
               for row, scene in enumerate(truth.scenes)]
     dataset = Dataset.from_dict({"image": images}, features=Features({"image": ImageFeature()}))
     return ImageTable("tiny table", dataset, truth)

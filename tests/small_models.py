@@ -15,7 +15,7 @@ from vlm_utils.datasets import encode_samples
 
 SIDE, PATCH, MERGE, MAX_IMAGES = 64, 16, 2, 8
 TOKENS = (SIDE // PATCH // MERGE) ** 2
-TEXTS = ["What changed?", "Which image shows a lake?", "What happens over time?",
+TEXTS = ["What changed?", "Which image shows: a lake?", "What happens over time?",
          "Describe the image.", "Nothing changed.", "The lake in the top left grew.",
          "A satellite image of forest with a lake in the top left.", "Is there a road?"] * 3
 SMALL_VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,

@@ -7,7 +7,13 @@ from hypothesis import strategies as st
 
 from vlm_utils.collate import collate
 from vlm_utils.datasets import EncodedSamples, build_tasks
-from vlm_utils.making.base_model import GAP, spread_positions, spreading_collate
+from vlm_utils.making.base_model import (
+    GAP,
+    make_tokenizer,
+    name_from_known,
+    spread_positions,
+    spreading_collate,
+)
 
 IMAGE, NAME, WORD, PAD = 9, 1, 5, 0
 BLOCK = torch.tensor([IMAGE, NAME])
@@ -69,3 +75,31 @@ def test_a_batch_differs_from_an_ordinary_one_by_its_positions_alone(earth_table
     assert positions.shape == spread["input_ids"].shape
     assert int(positions.max()) < processor.max_length + 2 * GAP
     assert all(torch.equal(plain[key], spread[key]) for key in plain)
+
+
+@pytest.mark.parametrize(("text", "tokens"), [
+    ("[12, 30]", ["[", "1", "2", ",", "Ġ", "3", "0", "]"]),
+    ("2019-03", ["2", "0", "1", "9", "-", "0", "3"]), ("60,7", ["6", "0", ",", "7"])])
+def test_digits_brackets_and_commas_are_tokens_of_their_own(text, tokens):
+    """Also where the texts to learn from hold the same number a hundred times."""
+    tokenizer = make_tokenizer(["[12, 30, 40, 60]", "2019-03-17 and 60,70"] * 100, 16)
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == tokens
+
+
+@given(st.text())
+def test_every_text_survives_the_tokenizer(tokenizer, text):
+    special = set(tokenizer.all_special_tokens)
+    if not any(token in text for token in special):
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(ids) == text
+
+
+def test_names_that_no_sample_holds_start_from_the_mean_of_the_others(model, processor):
+    rows = model.get_input_embeddings().weight.data
+    names = [processor.tokenizer.convert_tokens_to_ids(f"<image_{k}>") for k in range(1, 9)]
+    before = rows.clone()
+    name_from_known(model, processor, 3)
+    assert torch.equal(rows[names[3:]], before[names[:3]].mean(dim=0).expand(5, -1))
+    kept = [i for i in range(len(rows)) if i not in names[3:]]
+    assert torch.equal(rows[kept], before[kept])

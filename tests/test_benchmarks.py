@@ -24,7 +24,7 @@ def _benchmarks_importable(monkeypatch):
 
 @pytest.fixture
 def samples(make_sample):
-    return [make_sample(3, seed=1), make_sample(2, "Which image shows a lake?", "<image_2>", 2),
+    return [make_sample(3, seed=1), make_sample(2, "Which image shows: a lake?", "<image_2>", 2),
             make_sample(1, "Describe the image.", "A lake.", seed=3)]
 
 

@@ -170,14 +170,14 @@ def test_encoded_images_replace_pictures_and_these_can_still_be_seen(earth_table
 
 # --- splits ------------------------------------------------------------------------------------
 
-def test_no_place_is_in_two_splits():
-    """A place seen in training must not come back in the test, be it as one frame of many."""
-    places = {}
+def test_no_site_is_in_two_splits():
+    """A site seen in training must not come back in the test, be it as one frame of many."""
+    sites = {}
     for split in SPLITS:
         for load in (tiny_earth.load_scenes, tiny_earth.load_sequences):
-            for place in load(split)["place"]:
-                assert places.setdefault(place, split) == split
-    assert set(places.values()) == set(SPLITS)
+            for site in load(split)["site"]:
+                assert sites.setdefault(site, split) == split
+    assert set(sites.values()) == set(SPLITS)
 
 
 def test_every_frame_of_the_embedded_world_keeps_its_truth():

@@ -285,7 +285,7 @@ def test_answers_about_captioned_images_may_be_any_of_their_captions():
     questions = TaskDataset(type("Table", (), {"truth": truth}), [refer, compare])
     texts = pd.DataFrame({"prediction": [
         "Two men walk down a street.",
-        "<image_1> a dog by the sea; <image_2> two men walk."]})
+        "<image_1>: a dog by the sea; <image_2>: two men walk."]})
     assert caption_pair(captions[0][1], captions[1][0]) == texts["prediction"][1]
     assert free_text_scores(questions, texts)["bleu"] == pytest.approx(100)
     assert free_text_scores(questions, texts[::-1])["bleu"] < 50
@@ -422,7 +422,7 @@ def test_one_more_image_moves_names_and_nothing_else(case, seed):
 
 def holds(text: str, scene) -> bool:
     """Is a description of a selection true of a scene? Read from the text alone."""
-    return text == scene.cover or text in [
+    return text == tiny_earth.cover_phrase(scene.cover) or text in [
         words for f in scene.features for words in (with_article(f.kind), tiny_earth.phrase(f))
     ] or tiny_earth.facts(text) == tiny_earth.scene_facts(scene)
 
@@ -432,10 +432,10 @@ def test_the_image_put_into_a_selection_does_not_fit_its_description(earth_table
     dataset = build_tasks(earth_table, {"select 2": 200, "select 4": 200}, seed=3)
     scenes, second = earth_table.truth.scenes, 0
     for old, new in zip(dataset.recipes, with_unrelated(dataset, seed=4).recipes, strict=True):
-        text = old.prompt.split("Which image shows ")[1][:-1]
+        text = old.prompt.split("Which image shows: ")[1][:-1]
         right = [k for k, row in enumerate(new.rows, 1) if holds(text, scenes[row])]
         assert [f"<image_{k}>" for k in right] == [new.answer]
-        assert new.prompt.endswith(f"<image>Which image shows {text}?")
+        assert new.prompt.endswith(f"<image>Which image shows: {text}?")
         second += holds(text, scenes[(old.rows[0] * 7 + 5) % len(scenes)])
     assert second > 10
 
@@ -469,7 +469,7 @@ def test_captioned_selections_get_an_image_of_no_common_caption():
     """The same photograph twice in a folder would be a second right answer."""
     truth = Truth([None] * 4, [["A dog."], ["A cat."], ["A dog.", "An animal."], ["A car."]],
                   [(row,) for row in range(4)])
-    recipe = Recipe((0, 1), "<image><image>Which image shows a dog?", "<image_1>", "select")
+    recipe = Recipe((0, 1), "<image><image>Which image shows: a dog?", "<image_1>", "select")
     dataset = TaskDataset(type("Table", (), {"truth": truth}), [recipe])
     for seed in range(20):
         new, = with_unrelated(dataset, seed).recipes

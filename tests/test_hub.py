@@ -93,7 +93,7 @@ def test_a_cached_model_is_joined_without_a_network_attempt(filled, attempts):
     rows = language.config.vocab_size
     embeddings = model.get_input_embeddings().weight
     assert torch.equal(embeddings[:rows], language.get_input_embeddings().weight)
-    assert len(embeddings) == rows + 9 == model.config.text_config.vocab_size
+    assert len(embeddings) == rows + 1 + FULL.max_images == model.config.text_config.vocab_size
     assert embeddings[rows:].isfinite().all() and embeddings[rows:].abs().sum(1).min() > 0
     assert model.get_output_embeddings().weight is embeddings
     assert not any(p.requires_grad for p in model.vision_encoder.parameters())

@@ -21,7 +21,7 @@ from vlm_utils.course.prose import turns_of_phrase
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 LESSONS = lessons(FOLDER)
 NAMES = ["01_architecture", "02_datasets", "03_collate", "04_training", "05_evaluation",
-         "06_memory_cleanup"]
+         "06_memory_cleanup", "07_time_series"]
 
 
 def read(path):
@@ -32,7 +32,7 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_the_six_lessons_are_there_and_each_has_its_room():
+def test_all_lessons_are_there_and_each_has_its_room():
     assert [path.stem for path in LESSONS] == NAMES
     for name in NAMES:
         room = FOLDER.parent / "vlm_utils" / ("memory" if name.startswith("06") else name[3:])

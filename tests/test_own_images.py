@@ -328,7 +328,7 @@ def test_what_is_accepted_runs_through_what_the_lessons_do(folder, picture, capt
 
 
 def test_selections_from_classes_have_one_right_answer(folder, picture):
-    """A trap: "Which image shows cat?" with three cats has three answers, two of them called
+    """A trap: "Which image shows: cat?" with three cats has three answers, two of them called
     wrong."""
     fill(folder, picture, ["cat", "Cat.", "dog", "cat", "dog", "cow", "cat", "dog"] * 2)
     truth = load_image_table(TINY, "train").truth
@@ -338,7 +338,7 @@ def test_selections_from_classes_have_one_right_answer(folder, picture):
         right = recipe.rows[int(recipe.answer[7]) - 1]
         wanted = truth.captions[right][0].rstrip(".").lower()
         others = [truth.captions[r][0].rstrip(".").lower() for r in recipe.rows if r != right]
-        assert f"shows {wanted}?" in recipe.prompt and wanted not in others
+        assert f"shows: {wanted}?" in recipe.prompt and wanted not in others
 
 
 @pytest.mark.parametrize("count", [4, 5])

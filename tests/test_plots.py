@@ -44,7 +44,7 @@ def samples() -> list[Sample]:
                "describe"),
         Sample(few[:2], "<image><image>What changed?", "The clearing in the top right grew.",
                "compare"),
-        Sample(few[:3], "<image>" * 3 + "Which image shows a satellite image of a mountain range "
+        Sample(few[:3], "<image>" * 3 + "Which image shows: a satellite image of a mountain range "
                "with a lake in the bottom left and a quarry in the bottom right?", "<image_3>",
                "select"),
         Sample(few, "<image>" * 8 + "What happens over time?",
@@ -99,7 +99,7 @@ FIGURES = {
          "permuted": summary(0.9)}, "what the images are worth"),
     "attention": lambda: plots.draw_attention(
         tiles(8), np.random.default_rng(0).dirichlet(np.ones(32)).reshape(8, 2, 2),
-        "Which image shows a solar farm in the bottom left? Truth: <image_3> Model: <image_3>"),
+        "Which image shows: a solar farm in the bottom left? Truth: <image_3> Model: <image_3>"),
     "attention to sixteen": lambda: plots.draw_attention(
         tiles(16), np.random.default_rng(0).dirichlet(np.ones(64)).reshape(16, 2, 2)),
     "attention to one": lambda: plots.draw_attention(
@@ -449,3 +449,16 @@ def test_the_live_plot_says_in_words_where_the_training_is(monkeypatch):
     assert [picture.alt.split(". ")[1] for picture in shown] == [
         "At step 1 of 4 the loss is 2.", "At step 3 of 4 the loss is 0.667.",
         "At step 4 of 4 the loss is 0.5."]
+
+
+def test_the_plot_of_a_resumed_run_keeps_what_came_before(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("vlm_utils.plots.live.display", lambda picture, display_id: None)
+    monkeypatch.setattr("vlm_utils.plots.live.draw_loss",
+                        lambda history, total: drawn.append(history) or plots.new_figure(1, 1))
+    rows = [{"step": step, "loss": 1.0, "learning_rate": 1e-3, "seconds": 1.0 * step}
+            for step in (1, 2, 3)]
+    live = plots.LiveLoss(total=9, earlier=rows[:2])
+    live(rows[2])
+    assert [history["step"].tolist() for history in drawn] == [[1, 2, 3]]
+    assert len(rows[:2]) == 2                               # the run's own history is left alone

@@ -98,7 +98,7 @@ class Profile:
     language_model: HubRepository | None = None
     dataset: HubRepository | None = None            # None: TinyEarth
     merge_factor: int = 2               # squares of merge_factor x merge_factor patches: one token
-    max_images: int = 8                 # of a sample
+    max_images: int = 16                # of a sample
     orientations: int = 1               # in which training images are seen (add_orientations)
     # Training samples of each task and number of images (datasets.build_tasks).
     mixture: dict[str, int] = field(default_factory=dict)
@@ -147,7 +147,7 @@ PROFILES = {
         base_model="tiny_vlm_base",
         trained_model="tiny_vlm",
         orientations=3,
-        train_images=15500,
+        train_images=21800,
         mixture={"select 2": 12000, "select 3": 48000, "compare 2": 24000, "sequence 2-4": 54000,
                  "refer 1-3": 50000, "describe 1": 4000},
         training=TrainingSettings(steps=3000, batch_size=64, learning_rate=2.5e-3,

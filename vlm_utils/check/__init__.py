@@ -15,10 +15,12 @@ from vlm_utils.check.evaluation import (
     wilson,
 )
 from vlm_utils.check.memory import forget_error, measure_tensors, predict_scores
+from vlm_utils.check.time_series import false_alarm_rate, overlap, segment_centres
 from vlm_utils.check.training import accumulate_gradients, decay_groups, learning_rate
 
 __all__ = [
-    "accumulate_gradients", "collate_samples", "decay_groups", "find_leaks", "forget_error",
-    "images_that_fit", "interleave", "learning_rate", "make_selection", "mask_labels",
-    "measure_tensors", "merge_images", "permutation_agreement", "permute_selection",
-    "predict_scores", "selection_accuracy", "split_images", "wasted_tokens", "wilson"]
+    "accumulate_gradients", "collate_samples", "decay_groups", "false_alarm_rate", "find_leaks",
+    "forget_error", "images_that_fit", "interleave", "learning_rate", "make_selection",
+    "mask_labels", "measure_tensors", "merge_images", "overlap", "permutation_agreement",
+    "permute_selection", "predict_scores", "segment_centres", "selection_accuracy",
+    "split_images", "wasted_tokens", "wilson"]

@@ -8,7 +8,7 @@ from vlm_utils import tiny_earth
 from vlm_utils.architecture import identifier
 from vlm_utils.datasets.one_image import SIZES, question
 from vlm_utils.datasets.truth import Recipe, Truth, distinct_rows, images_first, text_among_images
-from vlm_utils.tiny_earth import CELLS, KINDS, Scene
+from vlm_utils.tiny_earth import CELLS, KINDS, Feature, Scene
 
 MOST_ASKED = 4  # images that one question of `each` names
 
@@ -74,19 +74,28 @@ def each(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
 
 
 def inventory(truth: Truth, rng: np.random.Generator, num_images: int = 1) -> Recipe:
-    """Everything in one image with its size: what captions do not say, but a change may be.
+    """Everything in one image, with sizes: what captions do not say, but a change may be.
 
     Of several images, the one that the prompt names.
     """
     rows = distinct_rows(truth, rng, num_images)
     k = int(rng.integers(num_images))
     scene = truth.scenes[rows[k]]
-    things = [f"{SIZES[f.size][:-1].lower()} {f.kind} {tiny_earth.where(f.place)}"
-              for f in scene.features]
+    things = [_with_size(f) for f in scene.features]
+    listed = f"{', '.join(things[:-1])} and {things[-1]}" if len(things) > 1 else "".join(things)
+    land = tiny_earth.cover_phrase(scene.cover)
     within = f" in {identifier(k + 1)}" if num_images > 1 else ""
     return Recipe(tuple(rows), images_first(num_images, f"List everything{within}."),
-                  f"{scene.cover.capitalize()}: {', '.join(things) or 'nothing else'}.",
+                  f"{land[0].upper()}{land[1:]} with {listed or 'nothing else in it'}.",
                   "inventory")
+
+
+def _with_size(feature: Feature) -> str:
+    """ "a small lake in the top left"; "a river across the top": only some kinds have sizes."""
+    if feature.kind not in tiny_earth.SIZED_KINDS:
+        return tiny_earth.phrase(feature)
+    size = SIZES[feature.size].rstrip(".").lower()
+    return f"a {size} {feature.kind} {tiny_earth.where(feature.place)}"
 
 
 def _aspect_of(scene: Scene, aspect: str, thing: str | None) -> str:

@@ -13,9 +13,9 @@ SEQUENCE_PROMPT = "What happens over time?"
 
 
 def compare(truth: Truth, rng: np.random.Generator, num_images: int = 2) -> Recipe:
-    """What changed between two images of one place? A fifth of the answers is "nothing".
+    """What changed between two images of one site? A fifth of the answers is "nothing".
 
-    From captions alone there is no place seen twice: the answer says what each image shows.
+    From captions alone there is no site seen twice: the answer says what each image shows.
     """
     if truth.has_scenes:
         return _compare_by_scene(truth, rng)
@@ -28,15 +28,8 @@ def compare(truth: Truth, rng: np.random.Generator, num_images: int = 2) -> Reci
 
 
 def sequence(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
-    """What happens over several frames of one place, forwards or backwards in time?"""
-    places = truth.sites_by_length.get(num_images)
-    if not places:
-        longest = max(truth.sites_by_length, default=0)
-        raise ValueError(f"a sequence of {num_images} images was asked for and the longest of "
-                         f"this data set has {longest}")
-    rows = places[rng.integers(len(places))]
-    kept = np.sort(rng.choice(len(rows), num_images, replace=False))
-    rows = tuple(rows[i] for i in kept)
+    """What happens over several frames of one site, forwards or backwards in time?"""
+    rows = rows_of_site(truth, rng, num_images)
     prompt = images_first(num_images, SEQUENCE_PROMPT)
     if not truth.has_scenes:
         return Recipe(rows, prompt, None, "sequence")
@@ -48,10 +41,23 @@ def sequence(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
 
 def caption_pair(first: str, second: str) -> str:
     """The answer to a comparison of two images of which only captions are known."""
-    return f"{identifier(1)} {as_phrase(first)}; {identifier(2)} {as_phrase(second)}."
+    return f"{identifier(1)}: {as_phrase(first)}; {identifier(2)}: {as_phrase(second)}."
 
 
-def _compare_by_scene(truth: Truth, rng: np.random.Generator) -> Recipe:
+def rows_of_site(truth: Truth, rng: np.random.Generator, num_images: int) -> tuple[int, ...]:
+    """So many images of one site, in order of time. Raises ValueError if no site has as many."""
+    sites = truth.sites_by_length.get(num_images)
+    if not sites:
+        longest = max(truth.sites_by_length, default=0)
+        raise ValueError(f"a sequence of {num_images} images was asked for and the longest of "
+                         f"this data set has {longest}")
+    rows = sites[rng.integers(len(sites))]
+    kept = np.sort(rng.choice(len(rows), num_images, replace=False))
+    return tuple(rows[i] for i in kept)
+
+
+def pair_of_site(truth: Truth, rng: np.random.Generator) -> tuple[int, int]:
+    """Two images of one site, in either order; a fifth of the pairs shows no change."""
     wants_change = rng.random() >= 0.2
     while True:
         rows = truth.sites[rng.integers(len(truth.sites))]
@@ -62,5 +68,10 @@ def _compare_by_scene(truth: Truth, rng: np.random.Generator) -> Recipe:
     first, second = pairs[rng.integers(len(pairs))]
     if rng.random() < 0.5:
         first, second = second, first
+    return first, second
+
+
+def _compare_by_scene(truth: Truth, rng: np.random.Generator) -> Recipe:
+    first, second = pair_of_site(truth, rng)
     answer = tiny_earth.describe_change(truth.scenes[first], truth.scenes[second])
     return Recipe((first, second), images_first(2, COMPARE_PROMPT), answer, "compare")

@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vlm_utils.datasets.boxes import locate, locate_change, when
 from vlm_utils.datasets.by_name import cover, each, inventory, refer
 from vlm_utils.datasets.changes import compare, sequence
+from vlm_utils.datasets.dates import before, date, months
 from vlm_utils.datasets.one_image import ask, describe
 from vlm_utils.datasets.samples import TaskDataset
 from vlm_utils.datasets.selection import select
@@ -19,7 +21,8 @@ from vlm_utils.datasets.truth import Recipe, Truth
 TASKS: dict[str, Callable[..., Recipe]] = {
     "describe": describe, "ask": ask, "select": select, "compare": compare,
     "sequence": sequence, "refer": refer, "cover": cover, "each": each,
-    "inventory": inventory}
+    "inventory": inventory, "locate": locate, "locate_change": locate_change, "when": when,
+    "date": date, "before": before, "months": months}
 
 
 def is_free_text(task: str, truth: Truth) -> bool:

@@ -22,7 +22,7 @@ def select(truth: Truth, rng: np.random.Generator, num_images: int) -> Recipe:
         rows, position = _select_by_caption(truth, rng, num_images)
         captions = truth.captions[rows[position]]
         text = as_phrase(captions[rng.integers(len(captions))])
-    return Recipe(tuple(rows), images_first(num_images, f"Which image shows {text}?"),
+    return Recipe(tuple(rows), images_first(num_images, f"Which image shows: {text}?"),
                   identifier(position + 1), "select")
 
 
@@ -64,7 +64,8 @@ def _select_by_scene(truth: Truth, rng: np.random.Generator, num_images: int):
         scene = truth.scenes[target]
         style = rng.choice(["feature", "place", "cover", "caption"], p=[0.3, 0.35, 0.1, 0.25])
         if style == "cover":
-            text, is_true = scene.cover, lambda s, c=scene.cover: s.cover == c
+            text = tiny_earth.cover_phrase(scene.cover)
+            is_true = lambda s, c=scene.cover: s.cover == c  # noqa: E731
             near = [index["kind", f.kind] for f in scene.features]
         elif style == "caption":
             captions = truth.captions[target]

@@ -87,13 +87,22 @@ def load_image_table(profile: Profile, split: str, with_truth: bool = False) -> 
     return table if profile.subset is None else take_subset(table, profile.subset)
 
 
+def load_series_table(split: str) -> ImageTable:
+    """TinyEarth's images of a split, whatever the profile, VLM_IMAGES and VLM_SUBSET: the only data
+    here that hold dated series of which the truth is known.
+    """
+    return _tiny_earth_table(split)
+
+
 def take_subset(table: ImageTable, images: int) -> ImageTable:
     """A table with so many of its images, or all if it has no more: see `choose_subset`."""
     if images >= len(table):
         return table
     rows, sites = choose_subset(table.truth.sites, len(table), images)
-    truth = Truth([table.truth.scenes[row] for row in rows],
-                  [table.truth.captions[row] for row in rows], sites)
+    truth = table.truth
+    truth = Truth([truth.scenes[row] for row in rows], [truth.captions[row] for row in rows], sites,
+                  [truth.dates[row] for row in rows] if truth.dates else (),
+                  [truth.conditions[row] for row in rows] if truth.conditions else ())
     return replace(table, name=f"{table.name}, {images} images", dataset=table.dataset.select(rows),
                    truth=truth, files=[table.files[row] for row in rows] if table.files else ())
 
@@ -130,7 +139,8 @@ def add_orientations(table: ImageTable, orientations: int) -> ImageTable:
              for k in range(orientations) for rows in truth.sites]
     return ImageTable(f"{table.name}, {orientations} orientations",
                       concatenate_datasets([table.dataset] * orientations),
-                      Truth(scenes, captions, sites), orientations)
+                      Truth(scenes, captions, sites, [*truth.dates] * orientations,
+                            [*truth.conditions] * orientations), orientations)
 
 
 def _tiny_earth_table(split: str) -> ImageTable:
@@ -149,7 +159,11 @@ def _tiny_earth_table(split: str) -> ImageTable:
         sites.append(tuple(range(start, start + length)))
         start += length
     dataset = concatenate_datasets([singles.select_columns(["image"]), frames])
-    return ImageTable(f"TinyEarth {split}", dataset, Truth(scenes, captions, sites))
+    dates = [""] * len(singles) + [day for days in series["dates"] for day in days]
+    conditions = [tiny_earth.Conditions()] * len(singles) + [
+        tiny_earth.Conditions.from_json(text) for row in series["conditions"] for text in row]
+    return ImageTable(f"TinyEarth {split}", dataset,
+                      Truth(scenes, captions, sites, dates, conditions))
 
 
 def _hub_images(repository: HubRepository, split: str) -> Dataset:
@@ -193,7 +207,8 @@ def _folder_table(profile: Profile, folder: Path, split: str) -> ImageTable:
     files = [str(picture.file.relative_to(folder.resolve())) for picture in pictures]
     if not captioned:
         truth = Truth([None] * len(pictures), [[]] * len(pictures),
-                      picture_folders.sites_of(pictures))
+                      picture_folders.sites_of(pictures),
+                      [picture.date or "" for picture in pictures])
         return ImageTable(folder.name, dataset, truth, files=files)
     parts = choose_rows(folder, pictures, contents)
     tables = {name: _captioned_table(dataset.select(rows), f"{folder.name} {name}",
@@ -205,7 +220,7 @@ def _folder_table(profile: Profile, folder: Path, split: str) -> ImageTable:
 
 
 def _check_captions(folder: Path, table: ImageTable) -> None:
-    """Can "Which image shows ...?" be asked of each image, with an unlike one to spare?"""
+    """Can "Which image shows: ...?" be asked of each image, with an unlike one to spare?"""
     truth = table.truth
     shared, row = max((len(truth.alike(row)), row) for row in truth.rows_of_each_kind())
     if len(table) - shared < 2:

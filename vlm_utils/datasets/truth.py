@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from vlm_utils.architecture import IMAGE_TOKEN
-from vlm_utils.tiny_earth import Scene
+from vlm_utils.tiny_earth import Conditions, Scene
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,15 @@ class Truth:
 
     scenes: a Scene or None per row. captions: a list of texts per row, empty where none is known.
     sites: for each place on the ground, the rows that show it, in order of time. A row in no site
-    is a site of its own.
+    is a site of its own. dates: an ISO date per row ("2019-03-17"), "" if it is not known; or
+    nothing at all. conditions: how each image was taken (clouds, season); or nothing at all.
     """
 
     scenes: Sequence[Scene | None]
     captions: Sequence[list[str]]
     sites: Sequence[tuple[int, ...]]
+    dates: Sequence[str] = ()
+    conditions: Sequence[Conditions] = ()
 
     @property
     def has_scenes(self) -> bool:
@@ -126,7 +129,14 @@ def distinct_rows(truth: Truth, rng: np.random.Generator, count: int) -> list[in
 
 
 def as_phrase(caption: str) -> str:
-    caption = caption.strip().rstrip(" .?!")            # Flickr8k writes "A dog runs ."
+    """A caption as it stands within a sentence: without its full stop, begun with a small letter.
+
+    A word of capitals (I, UN, USA) stays as it is; "A dog" does not.
+    """
+    caption = caption.strip().rstrip(".?! ")            # Flickr8k writes "A dog runs ."
+    first = caption.split(" ", 1)[0]
+    if first == "I" or (len(first) > 1 and first.isupper()):
+        return caption
     return caption[:1].lower() + caption[1:]
 
 

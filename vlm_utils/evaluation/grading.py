@@ -143,6 +143,8 @@ def _answer_prior(graded: pd.DataFrame) -> float:
     """
     words = graded["prompt"].str.replace(IMAGE_TOKEN, " ")
     words = words.str.replace(IDENTIFIER_PATTERN, " ", regex=True)
+    # Dates before images ("2019-03:") and numbers ("Image 2:") are not words of the question.
+    words = words.str.replace(r"(?:\bImage )?\S*\d\S*", " ", regex=True)
     kinds = words.str.split().str[:2].str.join(" ")
     commonest = graded.groupby(kinds)["answer"].agg(lambda answers: answers.value_counts().iloc[0])
     return commonest.sum() / len(graded)

@@ -1,6 +1,7 @@
 """Figures of the lessons: each is shown with alternative text, in colours all can tell apart."""
 
 from vlm_utils.plots.architecture import draw_architecture
+from vlm_utils.plots.boxes import draw_boxes
 from vlm_utils.plots.changes import draw_changes
 from vlm_utils.plots.figures import (
     draw_accuracy,
@@ -31,5 +32,6 @@ from vlm_utils.plots.samples import draw_images, draw_layout, draw_samples
 __all__ = [
     "BLUE", "GREEN", "GREY", "IMAGE_COLOURS", "LiveLoss", "ORANGE", "PURPLE", "Picture",
     "as_picture", "contrast", "draw_accuracy", "draw_architecture", "draw_attention",
-    "draw_bars", "draw_changes", "draw_images", "draw_ladder", "draw_layout", "draw_loss",
-    "draw_mask", "draw_samples", "draw_timeline", "new_figure", "progress", "show", "to_png"]
+    "draw_bars", "draw_boxes", "draw_changes", "draw_images", "draw_ladder", "draw_layout",
+    "draw_loss", "draw_mask", "draw_samples", "draw_timeline", "new_figure", "progress", "show",
+    "to_png"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import pandas as pd
 from IPython import get_ipython
@@ -19,11 +20,13 @@ PROGRESS = {"progress": True}
 class LiveLoss:
     """A plot of the loss that redraws itself while training goes on: `train(on_step=LiveLoss(n))`.
 
-    Drawn at most every `seconds` seconds, and once more at the end.
+    Drawn at most every `seconds` seconds, and once more at the end. earlier: the history of a run
+    that is resumed, which the plot goes on from.
     """
 
-    def __init__(self, total: int, seconds: float = 20):
-        self.total, self.seconds, self.rows, self.handle, self.last = total, seconds, [], None, -1e9
+    def __init__(self, total: int, seconds: float = 20, earlier: Sequence[dict] = ()):
+        self.total, self.seconds, self.rows = total, seconds, list(earlier)
+        self.handle, self.last = None, -1e9
 
     def __call__(self, row: dict) -> None:
         self.rows.append(row)

@@ -10,6 +10,7 @@ from vlm_utils.tiny_earth.scenes import (
     KINDS,
     LINE_KINDS,
     LINE_PLACES,
+    MOVING_KINDS,
     POINT_KINDS,
     SIZED_KINDS,
     Feature,
@@ -19,7 +20,7 @@ from vlm_utils.tiny_earth.scenes import (
     free_cells,
 )
 
-MAX_FRAMES = 8
+MAX_FRAMES = 16
 EVENTS = ("grow", "shrink", "appear", "disappear", "come and go", "move", "cover change",
           "nothing")
 COVER_CHANGES = (("forest", "cropland"), ("forest", "grassland"), ("cropland", "grassland"),
@@ -35,7 +36,7 @@ def sample_scene(rng: np.random.Generator) -> Scene:
 
 
 def sample_sequence(rng: np.random.Generator, num_frames: int, event=None) -> list[Scene]:
-    """Draw one place at num_frames dates (2 to 8), in which one event takes place.
+    """Draw one site at num_frames dates (2 to 16), in which one event takes place.
 
     event is one of EVENTS, by default a random one; "come and go" needs 3 frames. From 3 frames
     on, at least two frames show the same state (never a state that was left before, except in
@@ -74,7 +75,7 @@ def _sample_states(rng, event, num_frames):
     """The states that the one changing feature goes through; None where it is absent."""
     if event == "move":
         length = rng.integers(2, max(3, min(num_frames, 5)))
-        kind = pick(rng, ("ship", "fire"))
+        kind = pick(rng, MOVING_KINDS)
         size = _sample_size(rng, kind)
         return [Feature(kind, place, size) for place in rng.permutation(CELLS)[:length].tolist()]
     if event in ("grow", "shrink"):

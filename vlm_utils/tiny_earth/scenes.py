@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 GRID = 2  # rows and columns of cells
 CELLS = ("top left", "top right", "bottom left", "bottom right")
@@ -34,17 +34,24 @@ POINT_KINDS = {  # what can stand at one place of each cover
 }
 COVERS = tuple(POINT_KINDS)
 LINE_KINDS = ("river", "road")
+MOVING_KINDS = ("ship", "fire")
 SIZED_KINDS = ("lake", "town", "fire", "clearing", "quarry", "solar farm", "island")
 KINDS = SIZED_KINDS + ("airport", "ship", "wind farm") + LINE_KINDS
+Box = tuple[int, int, int, int]  # x1, y1, x2, y2 in per cent of the tile's width and height
 
 
 @dataclass(frozen=True)
 class Feature:
-    """Something that stands on the ground: its kind, its place and its size, 1 (small) or 2."""
+    """Something that stands on the ground: its kind, its place and its size, 1 (small) or 2.
+
+    box: what it fills of the tile, if known. It says no more than where the painter put it, so two
+    features that differ in it alone are equal.
+    """
 
     kind: str
     place: str
     size: int = 2
+    box: Box | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,8 @@ class Scene:
         if not isinstance(record["features"], list):
             raise ValueError(f"features are not a list: {record['features']!r}")
         for feature in record["features"]:
-            _check_keys(feature, {"kind", "place", "size"}, "a feature")
+            _check_keys(feature, {"kind", "place", "size"}, "a feature", optional={"box"})
+            feature["box"] = _read_box(feature.get("box"))
         return cls(record["cover"], tuple(Feature(**feature) for feature in record["features"]))
 
 
@@ -90,9 +98,19 @@ def allowed_kinds(cover: str) -> tuple[str, ...]:
     return POINT_KINDS[cover] + (() if cover == "water" else LINE_KINDS)
 
 
-def _check_keys(record, keys, what):
-    if not isinstance(record, dict) or set(record) != keys:
-        raise ValueError(f"{what} is no record of {sorted(keys)}: {record!r}")
+def _check_keys(record, keys, what, optional=frozenset()):
+    if not isinstance(record, dict) or set(record) - optional != keys:
+        raise ValueError(f"{what} is not a record of {sorted(keys)}: {record!r}")
+
+
+def _read_box(edges):
+    """A box out of JSON, checked: whole numbers, the left edge left of the right one."""
+    if edges is None:
+        return None
+    if not isinstance(edges, list) or [type(edge) for edge in edges] != [int] * 4 or not (
+            0 <= edges[0] < edges[2] <= 100 and 0 <= edges[1] < edges[3] <= 100):
+        raise ValueError(f"a box is [x1, y1, x2, y2], whole numbers from 0 to 100, not {edges!r}")
+    return tuple(edges)
 
 
 def _check(scene):

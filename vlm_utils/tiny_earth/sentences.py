@@ -30,24 +30,24 @@ def where(place: str) -> str:
 
 
 def captions(scene: Scene) -> list[str]:
-    """Five wordings of the same facts: the cover, each feature and its place, but no sizes."""
-    cover, land = scene.cover, _COVER_PHRASES[scene.cover]
+    """Five wordings of the same facts: the cover, each feature and its place, but no sizes.
+
+    Each reads as a sentence of its own and, begun with a small letter, after "shows:".
+    """
+    cover, land, ground = scene.cover, cover_phrase(scene.cover), _GROUND[scene.cover]
     if not scene.features:
-        return [f"A satellite image of {land} with nothing else in it.",
-                f"Nothing stands out in this {cover} scene.",
-                f"This is {land}, without any landmark.",
-                f"Seen from above, {cover} reaches from edge to edge.",
-                f"Cover: {cover}. Landmarks: none."]
-    phrases = [phrase(feature) for feature in scene.features]
-    placed = [f"{where(feature.place)} {_article(feature.kind)} {feature.kind}"
-              for feature in scene.features]
-    listed = [f"{feature.kind}, {feature.place}" for feature in scene.features]
-    sentence = _join(phrases)
-    return [f"A satellite image of {land} with {sentence}.",
-            f"{sentence[0].upper()}{sentence[1:]} can be seen in this {cover} scene.",
-            f"This is {land} that shows {_join(placed)}.",
-            f"Seen from above, {cover} surrounds {_join(phrases[::-1])}.",
-            f"Cover: {cover}. Landmarks: {'; '.join(listed)}."]
+        texts = [f"{land} with nothing else in it", f"nothing but {ground}",
+                 f"{land} seen from above, without any landmark",
+                 f"{ground} from edge to edge", f"an empty {cover} scene"]
+    else:
+        things = [phrase(feature) for feature in scene.features]
+        number = ("one landmark", "two landmarks", "three landmarks")[len(things) - 1]
+        texts = [f"{land} with {_join(things)}",
+                 f"{_join(things)} of {land}",
+                 f"{land} seen from above, with {_join(things[1:] + things[:1])}",
+                 f"{_join(things[::-1])}, surrounded by {ground}",
+                 f"{with_article(cover)} scene with {number}, {_join(things[::-1])}"]
+    return [f"{text[0].upper()}{text[1:]}." for text in texts]
 
 
 def facts(text: str) -> frozenset:
@@ -82,8 +82,8 @@ def describe_change(before: Scene, after: Scene) -> str:
     """
     changes = []
     if before.cover != after.cover:
-        changes.append(f"The {before.cover} became {after.cover}.")
-    for old, new in _timelines([before, after]):
+        changes.append(f"{_ground(before.cover)} became {cover_phrase(after.cover)}.")
+    for old, new in timelines([before, after]):
         if old is None:
             article = _article(new.kind).capitalize()
             changes.append(f"{article} {new.kind} appeared {where(new.place)}.")
@@ -107,14 +107,33 @@ def describe_sequence(scenes: Sequence[Scene]) -> str:
     if not scenes:
         raise ValueError("a sequence needs at least one scene")
     changes = []
-    covers, starts = _runs([scene.cover for scene in scenes])
+    covers, starts = runs([scene.cover for scene in scenes])
     if len(covers) == 2:
-        changes.append(f"The {covers[0]} becomes {covers[1]} in {_image(starts[1])}.")
+        changes.append(f"{_ground(covers[0])} becomes {cover_phrase(covers[1])} in "
+                       f"{_image(starts[1])}.")
     elif len(covers) > 2:
         raise ValueError(f"no wording for a cover that goes {' -> '.join(covers)}")
-    changes += [_happening(timeline) for timeline in _timelines(scenes)
+    changes += [_happening(timeline) for timeline in timelines(scenes)
                 if len(set(timeline)) > 1]
     return _only(changes, "Nothing changes.")
+
+
+def timelines(scenes: Sequence[Scene]) -> list[list[Feature | None]]:
+    """For each thing that any scene shows: its Feature in each scene, or None where it is not.
+
+    A point feature is known by its kind, a line, which cannot move, by its place as well.
+    """
+    shown = [{(feature.kind, feature.place if feature.kind in LINE_KINDS else None): feature
+              for feature in scene.features} for scene in scenes]
+    things = dict.fromkeys(thing for features in shown for thing in features)
+    return [[features.get(thing) for features in shown] for thing in things]
+
+
+def runs(values: Sequence) -> tuple[list, list[int]]:
+    """The values with repeats in a row left out, and the index where each begins."""
+    starts = [index for index, value in enumerate(values)
+              if index == 0 or value != values[index - 1]]
+    return [values[start] for start in starts], starts
 
 
 def with_article(kind: str) -> str:
@@ -122,19 +141,32 @@ def with_article(kind: str) -> str:
     return f"{_article(kind)} {kind}"
 
 
+def cover_phrase(cover: str) -> str:
+    """A cover as one says it: "a forest", "cropland", "open water"."""
+    return _COVER_PHRASES[cover]
+
+
+_BOX = r"\[\d{1,3}, \d{1,3}, \d{1,3}, \d{1,3}\]"
 ANSWER_FORMS = {  # what an answer about scenes looks like, whether or not it is true
     "compare": re.compile(
         r"Nothing changed\.|An? .+ appeared .+\.|The .+ (disappeared|grew|shrank)\.|"
         r"The .+ moved from .+ to .+\.|The .+ became .+\."),
     "sequence": re.compile(
         r"Nothing changes\.|The .+ (grows|shrinks)\.|The .+ moves from .+ to .+\.|"
-        r"An? .+ appears .+ in <image_\d>( and disappears in <image_\d>)?\.|"
-        r"The .+ disappears in <image_\d>( and reappears in <image_\d>)?\.|"
-        r"The .+ becomes .+ in <image_\d>\."),
+        r"An? .+ appears .+ in <image_\d+>( and disappears in <image_\d+>)?\.|"
+        r"The .+ disappears in <image_\d+>( and reappears in <image_\d+>)?\.|"
+        r"The .+ becomes .+ in <image_\d+>\."),
+    "locate": re.compile(rf"{_BOX}|none"),
+    "locate_change": re.compile(rf"{_BOX}|none"),
+    "when": re.compile(r"<image_\d+>|none"),
+    "date": re.compile(r"\d{4}-\d{2}"),
+    "before": re.compile(r"In \d{4}-\d{2}, so (yes|no)\."),
+    "months": re.compile(r"From \d{4}-\d{2} to \d{4}-\d{2}, so \d+\."),
 }
 _COVER_PHRASES = {"forest": "a forest", "cropland": "cropland", "grassland": "grassland",
                   "desert": "a desert", "snow": "a snow field", "mountain": "a mountain range",
                   "water": "open water"}
+_GROUND = {cover: cover for cover in COVERS} | {"mountain": "mountains"}
 _COVER_WORDS = re.compile(rf"\b({'|'.join(COVERS)})s?\b")
 # The longest first, so that no name hides another that it begins.
 _FEATURE_WORDS = re.compile(
@@ -148,6 +180,11 @@ def _article(noun):
 
 def _join(parts):
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _ground(cover):
+    """The cover that is known already: "The forest", "The cropland"."""
+    return f"The {_COVER_PHRASES[cover].removeprefix('a ')}"
 
 
 def _name(feature):
@@ -168,27 +205,9 @@ def _only(changes, nothing):
     return changes[0] if changes else nothing
 
 
-def _timelines(scenes):
-    """For each thing that any scene shows: its Feature in each scene, or None.
-
-    A point feature is known by its kind, a line, which cannot move, by its place as well.
-    """
-    shown = [{(feature.kind, feature.place if feature.kind in LINE_KINDS else None): feature
-              for feature in scene.features} for scene in scenes]
-    things = dict.fromkeys(thing for features in shown for thing in features)
-    return [[features.get(thing) for features in shown] for thing in things]
-
-
-def _runs(values):
-    """The values with repeats in a row left out, and the index where each begins."""
-    starts = [index for index, value in enumerate(values)
-              if index == 0 or value != values[index - 1]]
-    return [values[start] for start in starts], starts
-
-
 def _happening(timeline):
     """One sentence on a feature that changes; timeline has its Feature, or None, per frame."""
-    states, starts = _runs(timeline)
+    states, starts = runs(timeline)
     kind = next(state.kind for state in states if state)
     if None in states:
         feature = next(state for state in states if state)

@@ -13,7 +13,7 @@ REBUILD = "python -m vlm_utils.tiny_earth"
 def load_scenes(split: str):
     """The single tiles of a split as a `datasets.Dataset`, with no network.
 
-    Columns: place, image (PIL, 64x64), caption_0 ... caption_4, scene (JSON for `Scene`).
+    Columns: site, image (PIL, 64x64), caption_0 ... caption_4, scene (JSON for `Scene`).
     """
     return _load("scenes", split)
 
@@ -21,8 +21,9 @@ def load_scenes(split: str):
 def load_sequences(split: str):
     """The dated sequences of a split as a `datasets.Dataset`, with no network.
 
-    Columns: place, frames (2 to 8 PIL images), dates (ISO), scenes (JSON for `Scene`), caption
-    (`describe_sequence` of the scenes), event (one of EVENTS).
+    Columns: site, frames (2 to 16 PIL images), dates (ISO), scenes (JSON for `Scene`), conditions
+    (JSON for `Conditions`: season, cloud, repeats), caption (`describe_sequence` of the scenes),
+    event (one of EVENTS).
     """
     return _load("sequences", split)
 
