@@ -49,18 +49,22 @@ class Browser:
 
     def call(self, method: str, **arguments) -> dict:
         """One command of the protocol and its result. Raises RuntimeError if it is refused."""
+        number = self._send(method, arguments)
+        while True:
+            answer = json.loads(self._socket.recv())
+            if answer.get("id") == number:
+                if "error" in answer:
+                    raise RuntimeError(f"{method}: {answer['error']}")
+                return answer["result"]
+            self._note(answer)
+
+    def _send(self, method: str, arguments: dict) -> int:
         self._number += 1
         message = {"id": self._number, "method": method, "params": arguments}
         if self._session:
             message["sessionId"] = self._session
         self._socket.send(json.dumps(message))
-        while True:
-            answer = json.loads(self._socket.recv())
-            if answer.get("id") == self._number:
-                if "error" in answer:
-                    raise RuntimeError(f"{method}: {answer['error']}")
-                return answer["result"]
-            self._note(answer)
+        return self._number
 
     def _note(self, event: dict) -> None:
         if event.get("method") == "Network.requestWillBeSent":
@@ -68,6 +72,8 @@ class Browser:
         elif event.get("method") == "Runtime.exceptionThrown":
             details = event["params"]["exceptionDetails"]
             self.errors.append(details.get("exception", {}).get("description", details["text"]))
+        elif event.get("method") == "Page.javascriptDialogOpening":     # "Leave without saving?"
+            self._send("Page.handleJavaScriptDialog", {"accept": True})
 
     def open(self, address: str) -> None:
         """Go to a page and wait until it and its scripts are loaded."""
