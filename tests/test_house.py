@@ -19,7 +19,7 @@ from vlm_utils.profiles import REPOSITORY
 # The rooms of the package. Each imports only from rooms above its own line.
 ORDER = (
     ("profiles", "architecture", "plots", "memory"),
-    ("tiny_earth", "sources"),
+    ("tiny_earth", "sources", "cross_attention"),
     ("loading",),
     ("datasets",),
     ("collate",),

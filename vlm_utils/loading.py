@@ -22,6 +22,7 @@ from vlm_utils.architecture import (
     join_pretrained,
     merge_adapter,
 )
+from vlm_utils.cross_attention import CrossAttentionVLM
 from vlm_utils.profiles import Profile, data_folder, get_device, output_folder, quiet_libraries
 from vlm_utils.sources.checkpoints import (
     Checkpoint,
@@ -34,6 +35,9 @@ from vlm_utils.sources.checkpoints import (
 )
 from vlm_utils.sources.folders import DamagedFiles
 from vlm_utils.sources.hub import fetch_all
+
+# The models of the course, by what their config.json says that they are.
+MODELS = {model.config_class.model_type: model for model in (MultiImageVLM, CrossAttentionVLM)}
 
 
 def load_base_model(profile: Profile, **settings) -> tuple[MultiImageVLM, MultiImageProcessor]:
@@ -69,7 +73,7 @@ def read_model(found: Checkpoint, **settings) -> tuple[MultiImageVLM, MultiImage
     config = _read_config(found.path)
     try:
         with quiet_libraries():
-            model, said = MultiImageVLM.from_pretrained(
+            model, said = MODELS[config.model_type].from_pretrained(
                 found.path, config=config, output_loading_info=True, use_safetensors=True,
                 local_files_only=True)
     except Exception as error:          # what torch, safetensors or transformers make of the files
@@ -135,17 +139,18 @@ def _read_config(folder: Path) -> MultiImageVLMConfig:
     path = folder / "config.json"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("model_type") != MultiImageVLMConfig.model_type:
+        if content.get("model_type") not in MODELS:
             raise ValueError(f"model_type is {content.get('model_type')!r}, not "
-                             f"{MultiImageVLMConfig.model_type!r}")
-        config = MultiImageVLMConfig.from_dict(content)
+                             f"{' or '.join(map(repr, MODELS))}")
+        model = MODELS[content["model_type"]]
+        config = model.config_class.from_dict(content)
         tensors, weights = _count_weights(folder)
         layers = [part.num_hidden_layers for part in (config.vision_config, config.text_config)]
         if max(layers) > tensors:
             raise ValueError(f"it has {max(layers)} layers, and the file of weights {tensors} "
                              "tensors")
         with torch.device("meta"):      # shapes without memory
-            wanted = sum(p.numel() for p in MultiImageVLM(config).parameters())
+            wanted = sum(p.numel() for p in model(config).parameters())
         if wanted > weights:
             raise ValueError(f"it describes a model of {wanted:,} weights, and the file of weights "
                              f"holds {weights:,}")

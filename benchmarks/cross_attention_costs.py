@@ -1,0 +1,169 @@
+"""Images in the sequence or beside it: what does an answer cost, and many answers about the same?
+
+    python benchmarks/cross_attention_costs.py --scale real     ViT-B/16 and SmolLM-135M, random
+
+For 1 to 32 images in a prompt: tokens of the row, seconds to the first token and for each of the 39
+after it, and the bytes of all keys and values that are kept meanwhile. Then 16 questions about the
+same 8 images, asked one by one and with `ask`, the images encoded in each case. The images of the
+first part are encoded beforehand: that costs the same in both designs.
+
+in sequence       every image's tokens in the prompt, as in lessons 01 to 05
+beside            the same number of states of an image, attended to from every third layer
+beside, few       16 latents of an image instead, made by a resampler
+
+Random weights: this measures cost, no answer means anything. The last line is JSON, which --json
+also writes to a file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from common import (
+    SCALES,
+    Scale,
+    machine,
+    make_ours,
+    same_for_everyone,
+    say,
+    seconds_of,
+    synchronize,
+)
+from PIL import Image
+from torch import Tensor
+from transformers import DynamicCache
+
+from vlm_utils.answering import answer_sample
+from vlm_utils.architecture import IMAGE_TOKEN
+from vlm_utils.cross_attention import CrossAttentionVLM, add_cross_attention, ask
+from vlm_utils.datasets import Sample
+
+COUNTS = (1, 2, 4, 8, 16, 32)
+NEW_TOKENS, ASKED_TOKENS = 40, 8
+QUESTION = "Which image shows: grassland seen from above, with a town in the top left?"
+QUESTIONS = [f"{what} is in image <image_{k}>?" for k in range(1, 9) for what in ("What", "Who")]
+
+
+def make_designs(scale: Scale, seed: int) -> dict:
+    """Model and processor of each design, of the same backbones."""
+    tokens = scale.merges[1][0]
+    model, processor = make_ours(scale, tokens, seed, max_images=max(COUNTS))
+    model.eval()
+    layers = range(2, model.config.text_config.num_hidden_layers, 3) \
+        if model.config.text_config.num_hidden_layers > 3 else None
+    few = 16 if tokens > 16 else 4
+    return {"in sequence": (model, processor),
+            "beside": add_cross_attention(model, processor, layers),
+            "beside, few": add_cross_attention(model, processor, layers, latents=few)}
+
+
+def prompt_batch(model, processor, count: int, features: Tensor) -> dict[str, Tensor]:
+    ids = processor.encode_prompt(IMAGE_TOKEN * count + QUESTION, count)
+    return {"input_ids": torch.tensor([ids], device=model.device),
+            "image_features": features[:count]}
+
+
+@torch.inference_mode()
+def answer(model, batch: dict[str, Tensor], new_tokens: int) -> tuple[Tensor, int]:
+    """Greedy new tokens, end tokens ignored; and the bytes of keys and values at the end."""
+    settings = {"do_sample": False, "max_new_tokens": new_tokens, "min_new_tokens": new_tokens,
+                "return_dict_in_generate": True}
+    beside = 0
+    if isinstance(model, CrossAttentionVLM):
+        seen = model.look(**batch)
+        beside = seen["image_keys_values"].nbytes
+        found = model.generate(batch["input_ids"], **seen, **settings)
+    else:
+        found = model.generate(**batch, **settings)
+    return found.sequences, beside + cache_bytes(found.past_key_values)
+
+
+def cache_bytes(cache: DynamicCache) -> int:
+    return sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
+
+
+def measure_answers(designs: dict, device: str, rounds: int, seed: int) -> list[dict]:
+    """Tokens, seconds and bytes of each design and number of images."""
+    config = designs["in sequence"][0].config
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randn(max(COUNTS), config.patches_per_image,
+                           config.vision_config.hidden_size, generator=generator).to(device)
+    rows = []
+    for count in COUNTS:
+        for name, (model, processor) in designs.items():
+            batch = prompt_batch(model, processor, count, features)
+            kept = answer(model, batch, 2)[1]
+            first = median_seconds(lambda m=model, b=batch: answer(m, b, 1), rounds, device)
+            whole = median_seconds(lambda m=model, b=batch: answer(m, b, NEW_TOKENS), rounds,
+                                   device)
+            rows.append({"design": name, "images": count, "tokens": batch["input_ids"].shape[1],
+                         "first": first, "each": (whole - first) / (NEW_TOKENS - 1),
+                         "whole": whole, "bytes": kept})
+            say(f"{count:2} images, {name}: {first:.3f} s to the first token, "
+                f"{rows[-1]['each']:.4f} s for each after it, {kept / 1e6:.1f} MB")
+    return rows
+
+
+def median_seconds(action: Callable[[], object], rounds: int, device: str) -> float:
+    return statistics.median(seconds_of(action, device) for _ in range(rounds))
+
+
+def measure_asking(designs: dict, scale: Scale, device: str, seed: int) -> list[dict]:
+    """16 questions about 8 images: seconds one by one and with `ask`, and are answers equal?"""
+    generator = torch.Generator().manual_seed(seed)
+    side = scale.image_size
+    images = [Image.fromarray(torch.randint(
+        0, 256, (side, side, 3), generator=generator, dtype=torch.uint8).numpy())
+        for _ in range(8)]
+    rows = []
+    for name, (model, processor) in designs.items():
+        synchronize(device)
+        started = time.perf_counter()
+        alone = [answer_sample(model, processor, Sample(images, IMAGE_TOKEN * 8 + text, None, "q"),
+                               ASKED_TOKENS) for text in QUESTIONS]
+        synchronize(device)
+        one_by_one = time.perf_counter() - started
+        together = ask(model, processor, images, QUESTIONS, ASKED_TOKENS)
+        synchronize(device)
+        seconds = time.perf_counter() - started - one_by_one
+        rows.append({"design": name, "questions": len(QUESTIONS), "images": 8,
+                     "one by one": one_by_one, "ask": seconds, "equal": alone == together})
+        say(f"{name}: {one_by_one:.1f} s one by one, {seconds:.1f} s with ask, "
+            f"answers equal: {alone == together}")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", choices=SCALES, default="tiny", help="shapes of the models")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=3, help="of each; the median counts")
+    parser.add_argument("--json", type=Path, help="a file for the JSON, besides the last line")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("--rounds is at least 1")
+    same_for_everyone()
+    scale = SCALES[options.scale]
+    designs = make_designs(scale, options.seed)
+    for model, _ in designs.values():
+        model.to(options.device)
+    result = json.dumps({
+        "benchmark": "cross_attention_costs", "scale": scale.name, "new_tokens": NEW_TOKENS,
+        "machine": machine(options.device),
+        "answers": measure_answers(designs, options.device, options.rounds, options.seed),
+        "asking": measure_asking(designs, scale, options.device, options.seed)})
+    print(result)
+    if options.json:
+        options.json.write_text(result + "\n")
+
+
+if __name__ == "__main__":
+    main()

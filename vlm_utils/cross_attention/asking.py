@@ -1,0 +1,140 @@
+"""Many questions about the same images: what was computed of the images is kept.
+
+Beside the sequence these are the images' keys and values in every block; in the sequence it is the
+cache of the prompt's beginning, up to where the next prompt differs from it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import DynamicCache
+
+from vlm_utils.architecture import IMAGE_TOKEN, MultiImageProcessor, MultiImageVLM
+from vlm_utils.cross_attention.model import CrossAttentionVLM
+
+
+def ask(model: MultiImageVLM, processor: MultiImageProcessor, images: Sequence[Image.Image],
+        questions: Sequence[str], max_new_tokens: int = 48, **generation) -> list[str]:
+    """An answer to each question about the same images, which are computed once.
+
+    A question has an `<image>` for each image, or none: then the images come first. The answers are
+    those that each question would get alone. generation: see `answer_samples`.
+    Raises ValueError naming the question that does not fit the images.
+    """
+    asked = AskedImages(model, processor, images)
+    answers = []
+    for position, question in enumerate(questions, start=1):
+        try:
+            answers.append(asked.answer(question, max_new_tokens, **generation))
+        except ValueError as error:
+            raise ValueError(f"question {position}, {question!r}: {error}") from error
+    return answers
+
+
+class AskedImages:
+    """Images that were encoded once, and what the model keeps of them from question to question."""
+
+    def __init__(self, model: MultiImageVLM, processor: MultiImageProcessor,
+                 images: Sequence[Image.Image]):
+        self.model, self.processor, self.count = model.eval(), processor, len(images)
+        self.features = None                                    # (num_images, patches, dim)
+        if images:
+            with torch.inference_mode():
+                self.features = model.encode_images(
+                    processor.pixel_values(images).to(model.device))
+        kind = KeptBeside if isinstance(model, CrossAttentionVLM) else KeptInSequence
+        self.kept = kind(model, self.features)
+
+    def answer(self, question: str, max_new_tokens: int = 48, **generation) -> str:
+        """The model's answer. Raises ValueError if the question does not fit the images."""
+        if IMAGE_TOKEN not in question:
+            question = IMAGE_TOKEN * self.count + question
+        ids = self.processor.encode_prompt(question, self.count)
+        self.processor.check_length(len(ids), self.count)
+        input_ids = torch.tensor([ids], device=self.model.device)
+        settings = {"do_sample": False} | generation | {
+            "max_new_tokens": max_new_tokens, "pad_token_id": self.processor.pad_token_id}
+        with torch.inference_mode():
+            return self.processor.decode(self.kept.generate(input_ids, settings)[0])
+
+
+class KeptBeside:
+    """Keys and values of the images, of one model with cross-attention."""
+
+    def __init__(self, model: CrossAttentionVLM, features: Tensor | None):
+        self.model, self.keys_values = model, None
+        if features is not None:
+            self.count = len(features)
+            with torch.inference_mode():
+                counts = torch.tensor([self.count], device=model.device)
+                self.keys_values = model.keys_values(features, counts)
+
+    @property
+    def num_bytes(self) -> int:
+        return 0 if self.keys_values is None else self.keys_values.nbytes
+
+    def generate(self, input_ids: Tensor, settings: dict) -> Tensor:
+        """New token ids (1, new_tokens) after a prompt (1, length)."""
+        seen = {}
+        if self.keys_values is not None:
+            seen = {"image_keys_values": self.keys_values,
+                    "image_mask": self.model.mask(input_ids, self.count)}
+        return self.model.generate(input_ids, **seen, **settings)
+
+
+class KeptInSequence:
+    """The cache of the last prompt, of which the next one takes the beginning that both share."""
+
+    def __init__(self, model: MultiImageVLM, features: Tensor | None):
+        self.model, self.features = model, features
+        self.cache, self.ids = DynamicCache(config=model.language_model.config), []
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the part of the cache that is kept, images and shared text."""
+        return sum(part.nbytes for layer in self.cache.layers if layer.is_initialized
+                   for part in (layer.keys, layer.values))
+
+    def generate(self, input_ids: Tensor, settings: dict) -> Tensor:
+        """New token ids (1, new_tokens) after a prompt (1, length)."""
+        ids = input_ids[0].tolist()
+        shared = shared_beginning(self.ids, ids[:-1])       # the last place gives the first answer
+        if self.model.config.image_token_id in ids[shared:]:
+            self._read(input_ids[:, :-1])
+            shared = len(ids) - 1
+        self._keep(shared)
+        cache = self.cache
+        if (rows := max(settings.get("num_beams", 1), settings.get("num_return_sequences", 1))) > 1:
+            cache = copy.deepcopy(cache)                    # every beam has a sequence of its own
+            cache.batch_repeat_interleave(rows)
+        new = self.model.language_model.generate(
+            input_ids, attention_mask=torch.ones_like(input_ids), past_key_values=cache,
+            **settings)[:, len(ids):]
+        self.ids = ids if cache is self.cache else ids[:shared]
+        self._keep(len(self.ids))
+        return new
+
+    def _keep(self, length: int) -> None:
+        """The beginning of the cache, the rest goes."""
+        if (more := self.cache.get_seq_length() - length) > 0:
+            self.cache.crop(-more)
+
+    def _read(self, input_ids: Tensor) -> None:
+        """Fill the cache with a whole prompt, images and text."""
+        self.cache = DynamicCache(config=self.model.language_model.config)
+        embeds = self.model.embed(input_ids, image_features=self.features)
+        self.model.language_model.model(inputs_embeds=embeds, past_key_values=self.cache,
+                                        use_cache=True)
+
+
+def shared_beginning(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many numbers two sequences have in common before they first differ."""
+    for position, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return position
+    return min(len(first), len(second))

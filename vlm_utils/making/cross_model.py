@@ -1,0 +1,76 @@
+"""The embedded model of lesson 08: `python -m vlm_utils.making.cross_model`.
+
+The base model's parts, with cross-attention, trained on lesson 04's tasks with more of those that
+take this design longest: comparisons and sequences. Writes data/tiny_vlm_cross/ and, beside the
+weights, its figures on the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+from vlm_utils.cross_attention import add_cross_attention, gates
+from vlm_utils.datasets import add_orientations, build_tasks, load_image_table
+from vlm_utils.evaluation import blind, evaluate, shuffled
+from vlm_utils.loading import load_base_model, load_checkpoint
+from vlm_utils.profiles import data_folder, get_profile
+from vlm_utils.training import TrainingSettings, encode_table, print_progress, start_run, train
+
+MIXTURE = {"select 2": 6_000, "select 3": 30_000, "compare 2": 36_000, "sequence 2-4": 90_000,
+           "refer 1-3": 40_000, "describe 1": 2_000}
+STEPS = 2_400
+TASKS = ("select 2", "select 3", "compare 2", "sequence 2", "sequence 3", "sequence 4", "refer 1",
+         "refer 2", "refer 3")
+
+
+def measure(model, processor, split: str = "test", samples: int = 500) -> dict:
+    """Accuracy of each task and number of images on unseen places, and that of both controls."""
+    table = load_image_table(get_profile("tiny"), split)
+    table.image_features = encode_table(table, model, processor)
+    asked = build_tasks(table, dict.fromkeys(TASKS, samples), seed=1)
+    key = ["task", "num_images"]
+    found = evaluate(model, processor, asked).set_index(key)
+    for name, control in (("blind", blind), ("shuffled", shuffled)):
+        found[name] = evaluate(model, processor, control(asked)).set_index(key)["accuracy"]
+    print(found.round(3).to_string(), flush=True)
+    return {"split": split, "gates": {name: round(gate, 3) for name, gate in gates(model).items()},
+            "tasks": json.loads(found.reset_index().round(4).to_json(orient="records"))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the model of lesson 08.")
+    parser.add_argument("--output", type=Path, default=data_folder() / "tiny_vlm_cross")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--split", default="test", help="the split to measure on")
+    parser.add_argument("--evaluate", action="store_true",
+                        help="train nothing: write the figures of the model in --output again")
+    options = parser.parse_args()
+    os.environ.pop("VLM_IMAGES", None)  # the embedded model is of the embedded data
+    figures_file, profile = options.output / "figures.json", get_profile("tiny")
+    if options.evaluate:
+        figures = json.loads(figures_file.read_text())
+        figures |= measure(*load_checkpoint(options.output), options.split)
+        figures_file.write_text(json.dumps(figures, indent=2) + "\n")
+        return
+    model, processor = add_cross_attention(*load_base_model(profile), seed=options.seed)
+    table = add_orientations(load_image_table(profile, "train"), profile.orientations)
+    table.image_features = encode_table(table, model, processor)
+    dataset = build_tasks(table, MIXTURE, seed=options.seed)
+    settings = TrainingSettings.of(profile, steps=options.steps, seed=options.seed)
+    started = time.perf_counter()
+    train(start_run(model, processor, dataset, settings), on_step=print_progress(250))
+    minutes = (time.perf_counter() - started) / 60
+    model.save_pretrained(options.output)
+    processor.save_pretrained(options.output)
+    figures = {"steps": options.steps, "minutes": round(minutes, 1)}
+    figures |= measure(model, processor, options.split)
+    figures_file.write_text(json.dumps(figures, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
