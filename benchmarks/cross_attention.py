@@ -123,7 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default, text in (
-            ("seeds", 3, "trainings of each arm"), ("steps", 300, "steps of each training"),
+            ("seeds", 3, "trainings of each arm"), ("steps", 450, "steps of each training"),
             ("samples", 200, "test questions of each task and number of images")):
         parser.add_argument(f"--{name}", type=at_least_one, default=default,
                             help=f"{text} (default: {default})")

@@ -63,7 +63,7 @@ def printed(notebook, starts: str) -> str:
 def test_all_lessons_run_in_the_full_profile(lessons):
     done, pages, _ = lessons
     assert done.returncode == 0, done.stdout + done.stderr
-    assert sorted(pages) == ["01", "02", "03", "04", "05", "06", "07"]
+    assert sorted(pages) == ["01", "02", "03", "04", "05", "06", "07", "08"]
     for name, page in pages.items():
         assert "profile: full" in printed(page, "profile:"), name
         assert printed(page, "subset:") == f"subset:  {SMALLEST_SUBSET} images of each split " \

@@ -22,7 +22,7 @@ from vlm_utils.training import TrainingSettings, encode_table, print_progress, s
 
 MIXTURE = {"select 2": 6_000, "select 3": 30_000, "compare 2": 36_000, "sequence 2-4": 90_000,
            "refer 1-3": 40_000, "describe 1": 2_000}
-STEPS = 2_400
+STEPS = 3_000
 TASKS = ("select 2", "select 3", "compare 2", "sequence 2", "sequence 3", "sequence 4", "refer 1",
          "refer 2", "refer 3")
 
