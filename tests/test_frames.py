@@ -1,4 +1,4 @@
-"""benchmarks/frames.py: what is true of a series of which only some frames are shown, and who wins."""
+"""benchmarks/frames.py: what is true of a series if only some frames are shown, and who wins."""
 
 import json
 
