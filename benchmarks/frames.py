@@ -62,7 +62,7 @@ from vlm_utils.training import TrainingSettings, encode_table, start_run, train
 LONGEST = 16                                    # frames of every series that is asked about
 FRAMES = (1, 2, 3, 4, 6, 8, 12, 16)             # so many of them are shown
 MERGE_FACTORS = {tokens_of(factor): factor for factor in (4, 2, 1)}     # of 1, 4, 16 tokens
-BUDGETS = (16, 32, 64, 128)                     # image tokens of a prompt
+BUDGETS = (4, 8, 16, 32, 64, 128)               # image tokens of a prompt
 CAPTIONS, SERIES = "describe 1", f"sequence 1-{LONGEST}"
 BATCH, WARMUP, LEARNING_RATE = 24, 50, 2e-3     # of both trainings
 
@@ -183,13 +183,13 @@ def tabulate(results: dict[int, list[pd.DataFrame]]) -> pd.DataFrame:
 
 
 def at_budget(table: pd.DataFrame, budget: int) -> list[dict]:
-    """Every model with as many frames as fit into so many image tokens, at most LONGEST.
+    """Every model with as many frames as fit into that many image tokens, at most LONGEST.
 
-    above: the tokens per frame of the models that it is better than, by more than the 95% interval
-    of the difference and in every seed.
+    A model whose single frame does not fit is left out. above: the tokens per frame of the models
+    that it is better than, by more than the 95% interval of the difference and in every seed.
     """
     rows = []
-    for tokens in table["tokens"].unique():
+    for tokens in sorted(set(table["tokens"][table["tokens"] <= budget])):
         fitting = table[(table["tokens"] == tokens)
                         & (table["frames"] <= min(LONGEST, budget_frames(budget, int(tokens))))]
         rows.append(fitting.loc[fitting["frames"].idxmax()])

@@ -183,7 +183,8 @@ def test_a_budget_gives_each_model_as_many_frames_as_fit(frames):
     table = frames.tabulate({t: flat(frames, t, 0.5) for t in frames.MERGE_FACTORS})
     found = {budget: [row["frames"] for row in frames.at_budget(table, budget)]
              for budget in frames.BUDGETS}
-    assert found == {16: [16, 4, 1], 32: [16, 8, 2], 64: [16, 16, 4], 128: [16, 16, 8]}
+    assert found == {4: [4, 1], 8: [8, 2],              # one frame of 16 tokens does not fit
+                     16: [16, 4, 1], 32: [16, 8, 2], 64: [16, 16, 4], 128: [16, 16, 8]}
 
 
 def test_what_the_interval_or_a_seed_contradicts_is_not_above(frames):
@@ -236,7 +237,7 @@ def test_the_command_trains_every_model_with_every_seed_and_reports(
                                   "only": [1, 16]}
     assert report["training"]["describe 1"]["steps"] == 7
     assert len(report["rows"]) == 2 * len(frames.FRAMES)
-    assert [row["above"] for row in report["budgets"]] == len(frames.BUDGETS) * [[], [1]]
+    assert [row["above"] for row in report["budgets"] if row["budget"] >= 16] == 4 * [[], [1]]
     assert (tmp_path / "benchmarks" / "frames.png").is_file()
     assert (tmp_path / "frames.json").read_text() == lines[-1] + "\n"
 
