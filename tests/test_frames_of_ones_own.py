@@ -8,6 +8,7 @@ from clips import write_animation, write_video
 from pictures import noise
 
 from vlm_utils import plots
+from vlm_utils.architecture import MultiImageVLM
 from vlm_utils.datasets import load_series_table
 from vlm_utils.loading import load_checkpoint
 from vlm_utils.profiles import REPOSITORY, data_folder, get_profile
@@ -124,3 +125,16 @@ def test_without_pictures_of_ones_own_the_place_is_the_one_from_above(lesson, mo
     found = run(lesson, monkeypatch, capsys)
     assert found["own"] is lesson["table"] and len(found["shown"]) == 8
     assert found["labels"][0] == lesson["table"].truth.dates[lesson["rows"][0]]
+
+
+def test_only_the_frames_that_are_shown_are_encoded(lesson, monkeypatch, capsys):
+    """A trap: at real size, encoding a whole table for one figure takes half an hour on a CPU."""
+    encoded, encode = [], MultiImageVLM.encode_images
+
+    def counting(model, pixel_values):
+        encoded.append(len(pixel_values))
+        return encode(model, pixel_values)
+
+    monkeypatch.setattr(MultiImageVLM, "encode_images", counting)
+    found = run(lesson, monkeypatch, capsys)
+    assert encoded == [len(found["shown"])] * 2         # for the map, and for the answer
