@@ -19,7 +19,7 @@ CELL_SECONDS = {"tiny": 1800, "full": 3600}
 START_SECONDS = 120
 # GB of memory that each lesson takes at most: the column "peak MB" of the table that ends
 #   python -m vlm_utils check                                       (tiny, 2 CPU cores)
-#   VLM_PROFILE=full VLM_SUBSET=16 python -m vlm_utils check        (full, on up to 64 images)
+#   VLM_PROFILE=full VLM_SUBSET=64 python -m vlm_utils check        (full, on up to 64 images)
 # and for 04 and 05 of the whole full profile, whose batches are larger, the most of
 #   python benchmarks/full_memory.py --fewer 8                      (4.2, 1.8 and 2.4 GB)
 # with what exceeds the weights, gradients and the optimizer's numbers taken eight times, and for 04
@@ -29,7 +29,7 @@ START_SECONDS = 120
 LESSON_GB = {
     "tiny": {"01": 0.7, "02": 0.7, "03": 0.7, "04": 1.7, "05": 0.9, "06": 0.9,
              "07": 1.0},
-    "full on a subset": {"01": 3.0, "02": 1.2, "03": 1.9, "04": 7.8, "05": 3.5, "06": 7.0,
+    "full on a subset": {"01": 3.0, "02": 1.2, "03": 1.9, "04": 7.8, "05": 6.0, "06": 7.0,
                          "07": 3.0},
     "full": {"01": 3.8, "02": 1.2, "03": 1.9, "04": 15, "05": 10.5, "06": 7.0, "07": 3.0}}
 SMALL_SUBSET = 64           # images, up to which a subset's batches are as small as those measured
