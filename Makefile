@@ -30,7 +30,9 @@ notebooks: $(READY)  ## for authors: fill the marked cells, execute, store the o
 clean:  ## remove what the commands above have made
 	rm -rf $(VENV) build
 
+# An environment that uv has made has no pip in it, and uv.lock holds the same versions.
 $(READY): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,site]'
+	if grep -qs '^uv = ' $(VENV)/pyvenv.cfg; then uv sync --extra test --extra site; else \
+	$(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet \
+	    --constraint constraints.txt --editable '.[test,site]'; fi
 	touch $(READY)

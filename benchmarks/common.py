@@ -33,6 +33,7 @@ from vlm_utils.architecture import (
     join_parts,
 )
 from vlm_utils.datasets import ImageTable, Recipe, Sample, Truth, build_recipes, load_image_table
+from vlm_utils.making.conditions import only_embedded
 from vlm_utils.profiles import data_folder, get_profile, output_folder
 
 NUM_IMAGES = 3  # the most images of a sample in training.py and generation.py
@@ -238,8 +239,7 @@ def same_for_everyone() -> None:
 
     Bars of trainings go to stderr.
     """
-    for name in ("VLM_IMAGES", "VLM_PROFILE"):
-        os.environ.pop(name, None)
+    only_embedded()
     os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 

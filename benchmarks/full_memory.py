@@ -17,7 +17,7 @@ from dataclasses import replace
 
 import torch
 from accelerate import Accelerator
-from common import SCALES, as_table, make_ours, make_samples
+from common import SCALES, as_table, make_ours, make_samples, same_for_everyone
 from workers import Worker
 
 from vlm_utils.collate import collate
@@ -67,6 +67,7 @@ def main() -> None:
     parser.add_argument("--scale", choices=SCALES, default="real")
     parser.add_argument("--fewer", type=int, default=1, help="divide the samples of each part")
     options = parser.parse_args()
+    same_for_everyone()
     print(f"{'what':22} {'samples':>7} {'peak MB':>8}")
     for part in PARTS:
         worker = Worker(measure, part, options.scale, options.fewer)

@@ -19,7 +19,7 @@ from unittest.mock import patch
 
 import pandas as pd
 import torch
-from common import SCALES, as_table, make_ours, make_samples
+from common import SCALES, as_table, make_ours, make_samples, same_for_everyone
 
 from vlm_utils.datasets import TaskDataset
 from vlm_utils.loading import load_checkpoint
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--scale", choices=SCALES, default="tiny")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
+    same_for_everyone()
     torch.manual_seed(0)
     run = make_run(options.scale)
     with tempfile.TemporaryDirectory(dir=Path.cwd(), ignore_cleanup_errors=True) as place:

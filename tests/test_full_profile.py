@@ -19,7 +19,7 @@ from vlm_utils.answering import answer_samples
 from vlm_utils.course.conditions import check_note, stored_outputs_are_meant
 from vlm_utils.datasets import build_tasks, is_free_text, load_image_table
 from vlm_utils.datasets.subset import choose_subset
-from vlm_utils.evaluation import shuffled
+from vlm_utils.evaluation import shuffled, with_unrelated
 from vlm_utils.loading import lesson_checkpoint
 from vlm_utils.profiles import (
     PROFILES,
@@ -168,7 +168,7 @@ def test_outputs_of_a_subset_are_not_compared_and_the_check_says_so(monkeypatch)
     assert "not compared (profile tiny on 32 images of each split)" in check_note(network=False)
 
 
-@pytest.mark.parametrize("images", [16, 17, 24, 40, 64, 300])
+@pytest.mark.parametrize("images", [16, 17, 20, 24, 32, 40, 64, 300])
 def test_a_subset_of_tiny_earth_tells_all_that_the_lessons_ask(monkeypatch, images):
     """Every task of the mixture, every number of images twice, and a question of eight images."""
     monkeypatch.setenv("VLM_SUBSET", str(images))
@@ -179,11 +179,17 @@ def test_a_subset_of_tiny_earth_tells_all_that_the_lessons_ask(monkeypatch, imag
         assert max(map(len, table.truth.sites)) >= 4
     asked = {name: profile.test_samples for name in profile.mixture
              if not is_free_text(name.split()[0], table.truth)}
-    for seed in (1, 2):
+    for seed in range(8):
         dataset = build_tasks(table, asked, seed)
         assert {recipe.task for recipe in dataset.recipes} == {
             "select", "compare", "sequence", "refer"}
         assert len(shuffled(dataset)) == len(dataset)       # no sample is the only one of its kind
+        for name in ("sequence", "compare"):                # something has happened, once at least
+            assert any(not recipe.answer.startswith("Nothing")
+                       for recipe in dataset.of_task(name).recipes)
+        # A trap: two series of sixteen frames, and no image of another place is left.
+        room = [r for r in dataset.recipes if r.task in ("select", "refer") and r.num_images < 16]
+        assert len(with_unrelated(replace(dataset, recipes=room), seed)) == len(room) > 0
     assert len(build_tasks(table, {"select 8": 2}, seed=5)) == 2
 
 
@@ -204,7 +210,10 @@ def test_a_subset_keeps_images_and_what_is_known_of_them_together(monkeypatch):
 @pytest.mark.parametrize(("sites", "total", "images", "expected"), [
     ([], 10, 5, ([0, 2, 4, 6, 8], [])),
     ([(0,), (1,), (2,), (3,)], 4, 2, ([0, 2], [(0,), (1,)])),
-    ([(0, 1, 2, 3)], 4, 3, ([0, 1, 2], [(0, 1, 2)])),
+    ([(0, 1, 2, 3)], 4, 3, ([0, 2, 3], [(0, 1, 2)])),
+    ([tuple(range(9)), tuple(range(9, 18))], 18, 8,
+     ([0, 3, 5, 8, 9, 12, 14, 17], [(0, 1, 2, 3), (4, 5, 6, 7)])),
+    ([tuple(range(24))], 24, 6, ([0, 5, 9, 14, 18, 23], [(0, 1, 2, 3, 4, 5)])),
     ([(2, 3), (4, 5, 6)], 7, 5, ([0, 1, 4, 5, 6], [(2, 3, 4)])),
     ([(0, 1), (2, 3)], 4, 3, ([0, 1], [(0, 1)]))])
 def test_which_rows_are_kept(sites, total, images, expected):

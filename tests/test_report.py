@@ -43,3 +43,13 @@ def test_what_is_not_checked_is_named_once_with_its_cells():
         "not checked: what 2 of 3 cells print, against what is stored",
         "not checked: pictures (01 3, 5; 02 1)", "not checked: widgets (01 5)",
         "not checked: tasks (02)"]
+
+
+def test_a_page_breaks_no_line_where_a_terminal_would():
+    """A trap: the lines of the terminal, each made a paragraph, cut a list of cells in two."""
+    cells = [CellRun(number, "", "ok", unchecked=["pictures"]) for number in range(1, 60)]
+    lessons = [LessonRun("04_training", cells)]
+    assert sum("58, 59)" in line for line in unchecked_lines(lessons)) == 1
+    assert max(map(len, unchecked_lines(lessons))) <= 100
+    numbers = ", ".join(map(str, range(1, 60)))
+    assert f"<p>not checked: pictures (04_training {numbers})</p>" in to_html(lessons)

@@ -401,6 +401,17 @@ def test_a_wide_table_scrolls_in_its_box_and_says_so(browser, built):
     browser.wait("document.querySelectorAll('.scrolls, .scrolls-note').length === 0")
 
 
+@pytest.mark.parametrize("page", ["notebooks/04_training.html", "measured.html"])
+def test_columns_of_tables_do_not_run_into_each_other(browser, built, page):
+    """Seen: a loss and the learning rate beside it, read as one number."""
+    browser.resize(1280)
+    browser.open((built[0] / page).as_uri())
+    gaps = browser.run("""[...document.querySelectorAll('td + td')].map(cell =>
+        parseFloat(getComputedStyle(cell).paddingLeft)
+        + parseFloat(getComputedStyle(cell.previousElementSibling).paddingRight))""")
+    assert len(gaps) >= 6 and min(gaps) >= 8
+
+
 def test_the_search_finds_collate(browser, built):
     browser.resize(1280)
     browser.open((built[0] / "search.html").as_uri() + "?q=collate")

@@ -134,7 +134,7 @@ class Profile:
             timed_answers=part(self.timed_answers, 1), timed_tokens=part(self.timed_tokens, 8),
             training=replace(
                 training, steps=part(training.steps, 8),
-                batch_size=min(training.batch_size, max(4, images // 16)),
+                batch_size=min(training.batch_size, max(2, images // 32)),
                 warmup_steps=part(training.warmup_steps, 1)))
 
 

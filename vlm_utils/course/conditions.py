@@ -29,9 +29,25 @@ def isolation() -> tuple[str, ...]:
 
 def stored_outputs_are_meant() -> bool:
     """Outputs are stored for the tiny profile with all of TinyEarth's images, and nothing else."""
-    profile = profiles.get_profile()
-    return (profile.name == "tiny" and profile.subset is None
-            and not os.environ.get("VLM_IMAGES"))
+    return not _other_than_stored()
+
+
+def why_not_store() -> str:
+    """Why the outputs of a run that starts now may not be stored for everybody, or ""."""
+    other = _other_than_stored()
+    return (f"--write stores what everybody will see: the tiny profile with all of TinyEarth. "
+            f"Unset {', '.join(other)} first, or run without --write" if other else "")
+
+
+def _other_than_stored() -> list[str]:
+    profile, found = profiles.get_profile(), []
+    if profile.name != "tiny":
+        found.append(f"VLM_PROFILE={profile.name}")
+    if profile.subset is not None:
+        found.append(f"VLM_SUBSET={profile.subset}")
+    if os.environ.get("VLM_IMAGES"):
+        found.append(f"VLM_IMAGES={os.environ['VLM_IMAGES']}")
+    return found
 
 
 def check_note(network: bool) -> str:

@@ -19,13 +19,13 @@ CELL_SECONDS = {"tiny": 1800, "full": 3600}
 START_SECONDS = 120
 # GB of memory that each lesson takes at most: the column "peak MB" of the table that ends
 #   python -m vlm_utils check                                       (tiny, 2 CPU cores)
-#   VLM_PROFILE=full VLM_SUBSET=16 python -m vlm_utils check        (full, on up to 64 images)
+#   VLM_PROFILE=full VLM_SUBSET=64 python -m vlm_utils check        (full, on up to 64 images)
 # and for 04 and 05 of the whole full profile, whose batches are larger, the most of
 #   python benchmarks/full_memory.py --fewer 8                      (4.2, 1.8 and 2.4 GB)
 # with what exceeds the weights, gradients and the optimizer's numbers taken eight times, and for 04
 # the 2 GB more that its notebook holds. 01 has half a GB more for its eight timed answers. 07 took
 # 1.5 on a subset; on all of the full profile, which asks it more questions at a time, it was not
-# measured: 3.0 is an estimate.
+# measured: 3.0 is an estimate, and so are both numbers of 08, taken from those of 04.
 # All on a CPU, in float32: on a GPU in half precision, activations are smaller.
 LESSON_GB = {
     "tiny": {"01": 0.7, "02": 0.7, "03": 0.7, "04": 1.7, "05": 0.9, "06": 0.9,

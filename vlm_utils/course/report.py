@@ -179,7 +179,13 @@ def table(lessons: list[LessonRun]) -> list[str]:
 
 
 def unchecked_lines(lessons: list[LessonRun]) -> list[str]:
-    """Lines that name what nobody has looked at: each reason, and the cells."""
+    """Lines for a terminal that name what nobody has looked at: each reason, and the cells."""
+    first, *others = _unchecked(lessons)
+    return [first, *(line for text in others for line in textwrap.wrap(
+        text, WIDTH, subsequent_indent="    ", break_long_words=False))]
+
+
+def _unchecked(lessons: list[LessonRun]) -> list[str]:
     found: dict[str, list[str]] = {}
     for lesson in lessons:
         for note in lesson.notes:
@@ -191,8 +197,7 @@ def unchecked_lines(lessons: list[LessonRun]) -> list[str]:
     plain = len(ran) - sum(cell.compared for cell in ran)
     lines = [f"not checked: what {plain} of {len(ran)} cells print, against what is stored"]
     for reason, places in found.items():
-        lines += textwrap.wrap(f"not checked: {reason} ({'; '.join(places)})", WIDTH,
-                               subsequent_indent="    ", break_long_words=False)
+        lines.append(f"not checked: {reason} ({'; '.join(places)})")
     return lines
 
 
@@ -204,7 +209,7 @@ def to_html(lessons: list[LessonRun], note: str = "") -> str:
 def measured_html(lessons: list[LessonRun]) -> str:
     """The table, and under it each lesson's cells with their seconds and peak memory."""
     parts = [_html_table(COLUMNS, [(lesson.row(), bool(lesson.fault())) for lesson in lessons])]
-    parts += [f"<p>{html.escape(line)}</p>" for line in unchecked_lines(lessons)]
+    parts += [f"<p>{html.escape(line)}</p>" for line in _unchecked(lessons)]
     for lesson in lessons:
         rows = [((str(c.number), c.source, f"{c.seconds:.2f}", f"{c.memory:.0f}",
                   f"{c.gpu:.0f}" if c.gpu else "-",

@@ -15,6 +15,7 @@ import nbformat
 
 from vlm_utils.course import judge
 from vlm_utils.course.cells import choose, headline, merge_streams, strip_progress, to_html
+from vlm_utils.course.conditions import why_not_store
 from vlm_utils.course.kernel import WatchedKernel
 from vlm_utils.course.limits import Limit
 from vlm_utils.course.outputs import claim
@@ -50,8 +51,12 @@ def run_course(folder: Path, output: Path, only: list[str] | None = None,
     """Execute the lessons in order, print a line for each and a table; returns the failures.
 
     It ends with the site of this run or, if none can be built, with an HTML page of each lesson.
-    What is the user's in the output folder stays: see `claim`.
+    What is the user's in the output folder stays: see `claim`. With write, nothing runs where
+    outputs would be those of one user's profile, subset or images.
     """
+    if write and (reason := why_not_store()):
+        print(reason)
+        return 1
     output.mkdir(parents=True, exist_ok=True)
     chosen = choose(folder, only)
     try:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -53,6 +52,7 @@ from vlm_utils.datasets import (
     load_image_table,
     most_images,
 )
+from vlm_utils.making.conditions import only_embedded
 from vlm_utils.making.vision_pretraining import MERGE, PATCH, SIDE, pretrain_encoder
 from vlm_utils.profiles import data_folder, get_profile
 from vlm_utils.training import (
@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--encoder-steps", type=int, default=ENCODER_STEPS)
     parser.add_argument("--steps", type=int, default=SETTINGS.steps)
     options = parser.parse_args()
-    os.environ.pop("VLM_IMAGES", None)  # the embedded model is of the embedded data
+    only_embedded()
     profile = get_profile("tiny")
     started = time.perf_counter()
     table = load_image_table(profile, "train")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from vlm_utils.datasets import (
 from vlm_utils.datasets.dates import dates_of, with_dates
 from vlm_utils.evaluation import evaluate, predict
 from vlm_utils.loading import load_checkpoint
+from vlm_utils.making.conditions import only_embedded
 from vlm_utils.profiles import data_folder, get_profile
 from vlm_utils.time_series import WEATHER, box_scores, dated, weather_pairs
 from vlm_utils.training import TrainingSettings, encode_table, print_progress, start_run, train
@@ -107,7 +107,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=SETTINGS.steps, help="of each training")
     parser.add_argument("--split", default="test", help="the split to measure on")
     options = parser.parse_args()
-    os.environ.pop("VLM_IMAGES", None)  # the embedded model is of the embedded data
+    only_embedded()
     figures_file, started = options.output / "figures.json", time.perf_counter()
     model, processor = load_checkpoint(options.output if options.after else options.start)
     table = add_orientations(load_image_table(get_profile("tiny"), "train"), ORIENTATIONS)

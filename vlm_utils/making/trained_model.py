@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from vlm_utils.datasets import (
 )
 from vlm_utils.evaluation import evaluate, free_text_scores, predict
 from vlm_utils.loading import load_base_model, load_checkpoint
+from vlm_utils.making.conditions import only_embedded
 from vlm_utils.profiles import data_folder, get_profile
 from vlm_utils.training import TrainingSettings, encode_table, print_progress, start_run, train
 
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--evaluate", action="store_true",
                         help="train nothing: write the figures of the model in --output again")
     options = parser.parse_args()
-    os.environ.pop("VLM_IMAGES", None)  # the embedded model is of the embedded data
+    only_embedded()
     figures_file = options.output / "figures.json"
     if options.evaluate:
         figures = json.loads(figures_file.read_text())

@@ -12,6 +12,8 @@ import io
 import json
 import math
 import re
+import unicodedata
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,13 +47,20 @@ class Entry:
     date: str | None = None
 
 
+def metadata_files(folder: Path) -> list[Path]:
+    """The metadata files of a folder, whatever the case of their names: Metadata.CSV is one."""
+    return sorted((path for path in folder.iterdir()
+                   if path.name.lower() in NAMES and path.is_file()),
+                  key=lambda path: NAMES.index(path.name.lower()))
+
+
 def read_metadata(folder: Path) -> list[Entry] | None:
     """The rows of a folder's metadata file; None if it has none.
 
     Raises ValueError naming file and row of what is not as it should be, with what was found and
     what is expected.
     """
-    files = [folder / name for name in NAMES if (folder / name).is_file()]
+    files = metadata_files(folder)
     if not files:
         return None
     if len(files) > 1:
@@ -61,13 +70,14 @@ def read_metadata(folder: Path) -> list[Entry] | None:
     if path.stat().st_size > MAX_BYTES:
         raise ValueError(f"{path}: is a file of {path.stat().st_size / 1e6:.0f} MB, more than the "
                          f"{MAX_BYTES / 1e6:.0f} that are read")
-    rows = list(_READERS[path.suffix](path))
+    rows = list(_READERS[path.suffix.lower()](path))
     if not rows:
         raise ValueError(f"{path}: names no image")
     for where, row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
             found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
-            raise ValueError(f"{where}: has no file_name (found: {found or 'nothing'})")
+            raise ValueError(f"{where}: has no file_name (found: {found or 'nothing'}); "
+                             f"{_EXPECTED}")
     columns = _caption_columns(path, rows)
     return [Entry(where, row["file_name"],
                   tuple(_caption(row[column], f"{where}, {column}") for column in columns
@@ -81,8 +91,11 @@ def _caption_columns(path: Path, rows: list[tuple[str, dict]]) -> list[str]:
     found = list(dict.fromkeys(str(column) for _, row in rows for column in row))
     captions = sorted((column for column in found if _CAPTION.fullmatch(column)),
                       key=lambda column: int(column.partition("_")[2] or -1))
-    if not captions and "text" in found:
+    if "text" in found and not captions:
         captions = ["text"]
+    elif "text" in found:
+        warnings.warn(f"{path}: the column text is not read, because {captions[0]} is there",
+                      stacklevel=4)
     others = [column for column in found if column not in ("file_name", "split", "date")]
     if others and not captions:
         raise ValueError(f"{path}: has no captions. Its columns are {', '.join(found)}; "
@@ -97,14 +110,14 @@ def _caption(value, where: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{where}: is of type {type(value).__name__} ({str(value)[:40]}): "
                          "write several captions as caption_0, caption_1 ..., or as several rows")
-    if not value.strip():
+    if all(unicodedata.category(sign)[0] in "ZC" for sign in value):
         raise ValueError(f"{where}: is empty or white space: write a caption, or leave it away")
     if len(value) > MAX_CAPTION:
         raise ValueError(f"{where}: has {len(value)} characters, more than {MAX_CAPTION}")
     if re.search("[\ud800-\udfff]", value):
         raise ValueError(f"{where}: holds half of a character (a lone surrogate such as \\ud800): "
                          "write the file again from its source, as UTF-8")
-    return value
+    return value.strip()
 
 
 def _split(value, where: str) -> str | None:

@@ -22,14 +22,18 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from vlm_utils.sources import clips, images
+from vlm_utils.sources.beside import (
+    EXPECTED,
+    OF_SYSTEMS,
+    find_inside,
+    refuse_unread,
+    utf8_name,
+)
 from vlm_utils.sources.dates import in_time
 from vlm_utils.sources.depth import Depth, is_deep, join, measure
-from vlm_utils.sources.metadata import NAMES, SPLITS, read_metadata
+from vlm_utils.sources.metadata import NAMES, SPLITS, metadata_files, read_metadata
 
 THUMBNAIL = 8                       # pixels on a side: what two pictures are compared by
-# Beside pictures these are expected, and left aside without a word.
-_BESIDE = {".md", ".txt", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".xml", ".html", ".yml",
-           ".yaml", ".tfw", ".jgw", ".pgw", ".wld", ".prj", ".ini", ".db", ".py", ".ipynb"}
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ def _list(folder: Path) -> list[Picture]:
             return _frames_of([folder])
         raise ValueError(f"{folder}: is neither a folder of pictures nor a clip "
                          f"({', '.join(sorted(clips.SUFFIXES))}, or an animated GIF, WebP or PNG)")
-    has_metadata = any((folder / name).is_file() for name in NAMES)
+    has_metadata = bool(metadata_files(folder))
     inside = [child for child in _folders_in(folder) if any(child.iterdir())]
     # A folder "train" beside folders of other names is a class: that of trains.
     if not inside or has_metadata or _clips_in(folder) or _files_in(folder) or any(
@@ -159,6 +163,7 @@ def _list_one(folder: Path) -> list[Picture]:
     if entries is not None:
         return _named_by(entries, folder, files)
     if files:
+        refuse_unread(folder, files)
         deeper = [child.name for child in inside if _files_in(child)]
         if deeper:
             warnings.warn(f"{folder}: holds pictures beside folders of pictures "
@@ -170,10 +175,14 @@ def _list_one(folder: Path) -> list[Picture]:
         if below:
             raise ValueError(f"{below[0]}: holds pictures two levels below {folder}: put the "
                              "pictures of each class directly into its folder")
-        classes += [Picture(file, str(file), (_class_name(child),)) for file in _files_in(child)]
+        of_class = _files_in(child)
+        refuse_unread(child, of_class)
+        classes += [Picture(file, str(file), (utf8_name(child, "a caption"),))
+                    for file in of_class]
     if not classes:
         raise ValueError(f"{folder}: holds no image ({', '.join(sorted(images.SUFFIXES))}), nor "
                          f"folders of images, nor clips ({', '.join(sorted(clips.SUFFIXES))})")
+    refuse_unread(folder, [picture.file for picture in classes])
     return classes
 
 
@@ -182,14 +191,14 @@ def _named_by(entries, folder: Path, files: list[Path]) -> list[Picture]:
     found: dict[Path, Picture] = {}
     has_captions = any(entry.captions for entry in entries)
     for entry in entries:
-        file = _inside(folder, entry.file_name, entry.where)
+        file = find_inside(folder, entry.file_name, entry.where)
         if file.suffix.lower() in clips.SUFFIXES:
             raise ValueError(f"{entry.where}: {entry.file_name} is a clip: metadata is read of "
                              "pictures only; put clips into a folder without it")
         if has_captions and not entry.captions:
             raise ValueError(f"{entry.where}: {entry.file_name} has no caption, others have")
-        top = entry.file_name.replace("\\", "/").split("/")[0].lower()
-        split = entry.split or (SPLITS.get(top) if "/" in entry.file_name else None)
+        top, slash, _ = entry.file_name.replace("\\", "/").partition("/")
+        split = entry.split or (SPLITS.get(top.lower()) if slash else None)
         same = found.get(file)
         if same is None:
             found[file] = Picture(file, entry.where, tuple(dict.fromkeys(entry.captions)), split,
@@ -224,21 +233,6 @@ def _clips_in(folder: Path) -> list[Path]:
     return clips.clips_among(_visible_files(folder))
 
 
-def _inside(folder: Path, name: str, where: str) -> Path:
-    """The file of that name, which must lie in the folder, also behind all its links."""
-    try:
-        file, top = (folder / name).resolve(), folder.resolve()
-        is_file, is_inside = file.exists(), file.is_relative_to(top)
-    except (OSError, ValueError, RuntimeError) as error:    # too long, a null byte, links in a ring
-        raise ValueError(f"{where}: {name[:80]!r} is not the name of a file ({error})") from error
-    if not is_inside or Path(name).is_absolute():
-        raise ValueError(f"{where}: {name} leads out of {folder}: name files of the folder, "
-                         "relative to it")
-    if not is_file:
-        raise ValueError(f"{where}: names {name}, which is not in {folder}")
-    return file
-
-
 def _files_in(folder: Path) -> list[Path]:
     """The pictures directly in a folder, in the order in which people count.
 
@@ -246,8 +240,11 @@ def _files_in(folder: Path) -> list[Path]:
     """
     files = _visible_files(folder)
     pictures = [file for file in files if file.suffix.lower() in images.SUFFIXES]
-    other = [file.name for file in files if file.suffix.lower() not in images.SUFFIXES | _BESIDE
-             and file.stem not in ("LICENSE", "LICENCE", "README", "ATTRIBUTION")]
+    for file in pictures:
+        utf8_name(file, "read")
+    other = [file.name for file in files if file.suffix.lower() not in images.SUFFIXES | EXPECTED
+             and file.stem not in ("LICENSE", "LICENCE", "README", "ATTRIBUTION")
+             and file.name.lower() not in NAMES]
     if pictures and other:
         warnings.warn(f"{folder}: not read as pictures, for their names: {_some(other)}",
                       stacklevel=2)
@@ -261,22 +258,14 @@ def _visible_files(folder: Path) -> list[Path]:
 
 def _folders_in(folder: Path) -> list[Path]:
     return [child for child in sorted(folder.iterdir(), key=_as_people_count)
-            if child.is_dir() and not child.name.startswith((".", "__"))]
+            if child.is_dir() and not child.name.startswith((".", "__"))
+            and child.name.lower() not in OF_SYSTEMS]
 
 
 def _as_people_count(file: Path) -> tuple:
     """A key that sorts frame_2 before Frame_10: text and numbers in turn, whatever the case."""
     parts = re.split(r"(\d+)", file.name.casefold())
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], file.name
-
-
-def _class_name(folder: Path) -> str:
-    try:
-        folder.name.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{str(folder)!r}: its name is not UTF-8 and cannot be a caption: "
-                         "rename it") from None
-    return folder.name
 
 
 def _some(names: list[str]) -> str:

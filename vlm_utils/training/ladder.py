@@ -73,7 +73,8 @@ def climb(model: MultiImageVLM, processor: MultiImageProcessor, dataset: TaskDat
             step = make_step(trained, rung.precision)
             rows.append({"rung": rung.name, "change": rung.change,
                          "first_loss": step(rung.batches[0]), "seconds_once": rung.seconds_once,
-                         "samples_per_second": samples_per_second(step, rung.batches)})
+                         "samples_per_second": samples_per_second(
+                             step, rung.batches, warmup=min(2, len(rung.batches) // 2))})
             del trained, step   # and their weights, before the next rung has its own
     table = pd.DataFrame(rows)
     table["times_naive"] = table["samples_per_second"] / table["samples_per_second"][0]
