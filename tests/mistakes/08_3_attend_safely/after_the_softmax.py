@@ -1,0 +1,15 @@
+# says: what was hidden after the softmax has taken its share before
+from torch import Tensor
+
+
+def attend_safely(queries: Tensor, keys: Tensor, values: Tensor,
+                  mask: Tensor) -> Tensor:
+    """Attention to what each place sees, and zeros if it sees nothing.
+
+    queries: (length, dim). keys, values: (image_states, dim). mask:
+    (length, image_states), bool. Scores are divided by the square root of
+    dim. Neither the result, (length, dim), nor a gradient may hold NaN.
+    """
+    scores = queries @ keys.T / queries.shape[-1] ** 0.5
+    weights = scores.softmax(dim=-1) * mask
+    return weights @ values
