@@ -7,7 +7,7 @@ student's code.
 
 from vlm_utils.check.architecture import images_that_fit, interleave, merge_images
 from vlm_utils.check.collate import collate_samples, split_images, wasted_tokens
-from vlm_utils.check.cross_attention import attend_safely, image_mask, leaking_rows
+from vlm_utils.check.cross_attention import attend_safely, leaking_rows, visible_images
 from vlm_utils.check.datasets import find_leaks, make_selection, mask_labels
 from vlm_utils.check.evaluation import (
     permutation_agreement,
@@ -20,8 +20,9 @@ from vlm_utils.check.time_series import false_alarm_rate, overlap, segment_centr
 from vlm_utils.check.training import accumulate_gradients, decay_groups, learning_rate
 
 __all__ = [
-    "accumulate_gradients", "attend_safely", "collate_samples", "decay_groups", "false_alarm_rate",
-    "find_leaks", "forget_error", "image_mask", "images_that_fit", "interleave", "leaking_rows",
-    "learning_rate", "make_selection", "mask_labels", "measure_tensors", "merge_images", "overlap",
-    "permutation_agreement", "permute_selection", "predict_scores", "segment_centres",
-    "selection_accuracy", "split_images", "wasted_tokens", "wilson"]
+    "accumulate_gradients", "attend_safely", "collate_samples", "decay_groups",
+    "false_alarm_rate", "find_leaks", "forget_error", "images_that_fit", "interleave",
+    "leaking_rows", "learning_rate", "make_selection", "mask_labels", "measure_tensors",
+    "merge_images", "overlap", "permutation_agreement", "permute_selection", "predict_scores",
+    "segment_centres", "selection_accuracy", "split_images", "visible_images", "wasted_tokens",
+    "wilson"]

@@ -13,7 +13,7 @@ HIDDEN = float("-inf")
 
 
 @exercise
-def image_mask(student: Callable) -> None:
+def visible_images(student: Callable) -> None:
     """Both kinds, over samples with three images, with two, and with none."""
     ids = torch.tensor([[5, 9, 6, 9, 9, 7, 8], [9, 5, 6, 7, 9, 5, 6], [5, 6, 7, 8, 5, 6, 7]])
     for kind in ("preceding", "immediate"):

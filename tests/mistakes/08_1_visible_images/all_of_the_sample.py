@@ -1,9 +1,9 @@
-# says: the dimensions are exchanged: places first, then images
+# says: also those that come later: count what has come up to each place
 import torch
 from torch import Tensor
 
 
-def image_mask(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
+def visible_images(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
     """Which images each place of the text sees: (batch, length, images).
 
     input_ids: (batch, length), with one placeholder for each image. kind
@@ -11,8 +11,9 @@ def image_mask(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
     the last of them. A placeholder sees its own image. images: the most
     that any sample has. The result is bool: True if the place sees it.
     """
-    come = (input_ids == image_token_id).cumsum(dim=1)    # (batch, length)
+    come = (input_ids == image_token_id).sum(dim=1, keepdim=True)
+    come = come.expand_as(input_ids)
     number = torch.arange(1, come.max() + 1)              # (images,)
     if kind == "immediate":
-        return come[:, None] == number[:, None]
-    return come[:, None] >= number[:, None]
+        return come[:, :, None] == number
+    return come[:, :, None] >= number

@@ -1,9 +1,9 @@
-# says: every place sees an image that has not come yet
+# says: a placeholder does not see its own image
 import torch
 from torch import Tensor
 
 
-def image_mask(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
+def visible_images(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
     """Which images each place of the text sees: (batch, length, images).
 
     input_ids: (batch, length), with one placeholder for each image. kind
@@ -11,8 +11,9 @@ def image_mask(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
     the last of them. A placeholder sees its own image. images: the most
     that any sample has. The result is bool: True if the place sees it.
     """
-    come = (input_ids == image_token_id).cumsum(dim=1)    # (batch, length)
-    number = torch.arange(1, come.max() + 1)              # (images,)
+    own = (input_ids == image_token_id).long()
+    come = own.cumsum(dim=1) - own                        # (batch, length)
+    number = torch.arange(1, own.sum(dim=1).max() + 1)    # (images,)
     if kind == "immediate":
-        return come[:, :, None] == number - 1
+        return come[:, :, None] == number
     return come[:, :, None] >= number

@@ -1,9 +1,9 @@
-# says: only the last image is seen: "preceding" means all that have come
+# says: only the placeholders see: the words after them must see the image too
 import torch
 from torch import Tensor
 
 
-def image_mask(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
+def visible_images(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
     """Which images each place of the text sees: (batch, length, images).
 
     input_ids: (batch, length), with one placeholder for each image. kind
@@ -11,8 +11,7 @@ def image_mask(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
     the last of them. A placeholder sees its own image. images: the most
     that any sample has. The result is bool: True if the place sees it.
     """
-    come = (input_ids == image_token_id).cumsum(dim=1)    # (batch, length)
+    own = input_ids == image_token_id
+    come = own.cumsum(dim=1)                              # (batch, length)
     number = torch.arange(1, come.max() + 1)              # (images,)
-    if kind == "preceding":
-        return come[:, :, None] == number
-    return come[:, :, None] >= number
+    return own[:, :, None] & (come[:, :, None] == number)

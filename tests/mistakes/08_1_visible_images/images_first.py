@@ -1,9 +1,9 @@
-# says: attention adds a mask of numbers to the scores and hides nothing
+# says: the dimensions are exchanged: places first, then images
 import torch
 from torch import Tensor
 
 
-def image_mask(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
+def visible_images(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
     """Which images each place of the text sees: (batch, length, images).
 
     input_ids: (batch, length), with one placeholder for each image. kind
@@ -14,5 +14,5 @@ def image_mask(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
     come = (input_ids == image_token_id).cumsum(dim=1)    # (batch, length)
     number = torch.arange(1, come.max() + 1)              # (images,)
     if kind == "immediate":
-        return (come[:, :, None] == number).long()
-    return (come[:, :, None] >= number).long()
+        return come[:, None] == number[:, None]
+    return come[:, None] >= number[:, None]

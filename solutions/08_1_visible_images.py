@@ -1,9 +1,8 @@
-# says: the placeholders were counted over the batch: count along the text
 import torch
 from torch import Tensor
 
 
-def image_mask(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
+def visible_images(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
     """Which images each place of the text sees: (batch, length, images).
 
     input_ids: (batch, length), with one placeholder for each image. kind
@@ -11,9 +10,8 @@ def image_mask(input_ids: Tensor, image_token_id: int, kind: str) -> Tensor:
     the last of them. A placeholder sees its own image. images: the most
     that any sample has. The result is bool: True if the place sees it.
     """
-    own = input_ids == image_token_id
-    come = own.cumsum(dim=0)
-    number = torch.arange(1, own.sum(dim=1).max() + 1)    # (images,)
+    come = (input_ids == image_token_id).cumsum(dim=1)    # (batch, length)
+    number = torch.arange(1, come.max() + 1)              # (images,)
     if kind == "immediate":
         return come[:, :, None] == number
     return come[:, :, None] >= number
