@@ -92,8 +92,9 @@ def test_the_images_cache_is_not_copied_for_each_question(design, images):
         if is_beside(model):
             read.append((given["image_keys_values"].data_ptr(), None))
         else:
-            embeds = given["inputs_embeds"] if given.get("input_ids") is None else given["input_ids"]
-            read.append((id(given["past_key_values"]), embeds.shape[1]))
+            ids, embeds = given.get("input_ids"), given.get("inputs_embeds")
+            now = embeds if ids is None else ids
+            read.append((id(given["past_key_values"]), now.shape[1]))
         return forward(**given)
 
     kept = asked.kept.keys_values.data_ptr() if is_beside(model) else id(asked.kept.cache)

@@ -1,4 +1,4 @@
-"""benchmarks/cross_attention.py and cross_attention_costs.py: they run, and report what they say."""
+"""benchmarks/cross_attention.py and cross_attention_costs.py run, and report what they say."""
 
 import argparse
 import json
@@ -139,7 +139,8 @@ def test_costs_are_measured_for_each_design_and_number_of_images(
     answers = {(row["design"], row["images"]): row for row in report["answers"]}
     assert list(answers) == [(design, count) for count in (1, 8) for design in designs]
     assert all(row["first"] > 0 and row["whole"] > 0 for row in answers.values())
-    tokens, kept = ({key: row[name] for key, row in answers.items()} for name in ("tokens", "bytes"))
+    tokens, kept = ({key: row[name] for key, row in answers.items()}
+                    for name in ("tokens", "bytes"))
     # 9 placeholders an image in the sequence and one beside it; the rest of the prompt is the same.
     assert tokens["in sequence", 8] - tokens["beside", 8] == 8 * 8
     assert tokens["in sequence", 1] - tokens["beside", 1] == 8

@@ -114,7 +114,7 @@ class KeptInSequence:
         if self.model.config.image_token_id in ids[shared:]:
             self._read(input_ids[:, :-1])
             shared = len(ids) - 1
-        self.ids = ids[:shared]         # stays true if an error or the stop button ends what follows
+        self.ids = ids[:shared]         # stays true if an error or the stop button ends the next
         self._keep_beginning()
         cache = self.cache
         if (rows := self._sequences(settings)) > 1:
