@@ -11,6 +11,7 @@ from transformers import (
 
 from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM, join_parts
 from vlm_utils.collate import collate
+from vlm_utils.cross_attention import add_cross_attention
 from vlm_utils.datasets import encode_samples
 
 SIDE, PATCH, MERGE, MAX_IMAGES = 64, 16, 2, 8
@@ -45,6 +46,32 @@ def small_model(processor: MultiImageProcessor, seed: int = 0,
     with torch.no_grad():  # image tokens as loud as words: no test may pass by their silence
         model.projector.layers[-1].weight.fill_(1.0)
     return model.freeze_vision_encoder().eval() if frozen else model.eval()
+
+
+def small_base(processor: MultiImageProcessor, seed: int = 0, **settings) -> MultiImageVLM:
+    """As small_model, with a language model of two layers or of those settings."""
+    torch.manual_seed(seed)
+    model = join_parts(
+        small_vit(), small_llama(processor.tokenizer, **{"num_hidden_layers": 2} | settings),
+        merge_factor=MERGE, max_images=MAX_IMAGES, image_token_id=processor.image_token_id)
+    with torch.no_grad():
+        model.projector.layers[-1].weight.fill_(1.0)
+    return model.freeze_vision_encoder().eval()
+
+
+def beside_sequence(processor: MultiImageProcessor, seed: int = 0, **settings):
+    """A small random model with cross-attention in both layers, and its processor.
+
+    settings: of add_cross_attention.
+    """
+    model, beside = add_cross_attention(
+        small_base(processor, seed), processor, **{"layers": (0, 1), "seed": seed} | settings)
+    with torch.no_grad():       # images as loud as words, and each with a loud name
+        if model.config.latents:
+            model.projector.norm.weight.fill_(1.0)
+        if model.image_order is not None:
+            model.image_order.weight.normal_(std=1.0)
+    return model, beside
 
 
 def batch_of(samples, processor, for_generation: bool = False) -> dict[str, torch.Tensor]:

@@ -13,6 +13,8 @@ from test_plots import Images
 
 from vlm_utils import memory, widgets
 from vlm_utils.answering import answer_sample
+from vlm_utils.architecture import MultiImageVLM
+from vlm_utils.cross_attention import AskedImages, add_cross_attention
 from vlm_utils.datasets import Recipe, Sample, TaskDataset, build_tasks
 from vlm_utils.widgets import AGAIN, LIVE_REGION, Explorer
 
@@ -38,6 +40,14 @@ def explorer(model, processor, dataset):
     made = Explorer(model, processor, dataset)
     yield made
     made.close()
+
+
+@pytest.fixture(params=["in the sequence", "beside it"])
+def design(request, model, processor):
+    """Both models of the course, each with its processor."""
+    if request.param == "beside it":
+        return add_cross_attention(model, processor, layers=[0])
+    return model, processor
 
 
 def said(explorer) -> str:
@@ -86,10 +96,54 @@ def test_it_answers_what_the_model_answers(explorer, model, processor):
     assert "truth" not in said(explorer), "the truth belongs to another question"
 
 
+@pytest.mark.parametrize("prompts", [
+    ["<image><image>Where is the road?", "<image><image>Where is the lake?", "<image><image>Where"],
+    ["<image>Where is the road?<image>", "What is this?<image> And this?<image>",
+     "<image><image>What changed?"]])
+def test_a_changed_prompt_does_not_encode_the_images_again(design, dataset, monkeypatch, prompts):
+    model, processor = design
+    encoded, encode = [], MultiImageVLM.encode_images
+    monkeypatch.setattr(MultiImageVLM, "encode_images", lambda self, pixels: encoded.append(
+        len(pixels)) or encode(self, pixels))
+    explorer = Explorer(model, processor, dataset)
+    answers = []
+    for prompt in prompts:
+        explorer.prompt.value = prompt
+        answers.append(said(explorer).splitlines()[0])
+    assert encoded == [2]
+    images = explorer.sample.images
+    explorer.number.value = 0                   # other images
+    other = said(explorer).splitlines()[0]
+    assert encoded == [2, 2]
+    alone = [f"model: {answer_sample(model, processor, Sample(images, prompt, None, 'compare'))}"
+             for prompt in prompts]
+    assert answers == alone
+    assert other == f"model: {answer_sample(model, processor, explorer.sample)}"
+    explorer.close()
+
+
+def test_a_prompt_that_cannot_be_asked_encodes_nothing_and_spoils_nothing(
+        design, dataset, monkeypatch):
+    model, processor = design
+    dataset.recipes = [recipe([0, 1], "Where is <image_3>?", "No.", "compare")]
+    encoded, encode = [], MultiImageVLM.encode_images
+    monkeypatch.setattr(MultiImageVLM, "encode_images", lambda self, pixels: encoded.append(
+        len(pixels)) or encode(self, pixels))
+    explorer = Explorer(model, processor, dataset)
+    assert "names <image_3> and 2 images were given" in said(explorer) and encoded == []
+    explorer.prompt.value = "<image><image>What changed?"
+    first = said(explorer)
+    for wrong in ("What changed?", "<image><image>" + "very " * 600 + "long?"):
+        explorer.prompt.value = wrong
+        assert said(explorer).startswith("cannot be asked: ")
+    explorer.prompt.value = "<image><image>What changed?"
+    assert said(explorer) == first and encoded == [2]
+    explorer.close()
+
+
 def test_leaving_the_prompt_and_pressing_the_button_ask_once(explorer, monkeypatch):
     asked = []
-    monkeypatch.setattr(widgets, "answer_sample",
-                        lambda model, processor, sample: asked.append(sample.prompt) or "Yes.")
+    monkeypatch.setattr(AskedImages, "answer", lambda _, prompt: asked.append(prompt) or "Yes.")
     # The button's message may come before the prompt's: it must not answer the old one again.
     explorer.button.click()
     assert asked == []
@@ -121,7 +175,7 @@ def test_a_prompt_that_cannot_be_asked_is_answered_with_the_reason(explorer, pro
 
 def test_what_it_shows_is_text_and_never_markup(model, processor, dataset, monkeypatch):
     nasty = "<script>alert('x')</script> & \"more\""
-    monkeypatch.setattr(widgets, "answer_sample", lambda *_: nasty)
+    monkeypatch.setattr(AskedImages, "answer", lambda *_: nasty)
     monkeypatch.setattr(dataset.table.truth, "captions", [[nasty]] * len(dataset.table))
     dataset.recipes = [recipe([0, 1], nasty, nasty, "compare")]
     explorer = Explorer(model, processor, dataset)
@@ -176,18 +230,23 @@ def test_an_empty_data_set_is_refused(model, processor, earth_table):
         Explorer(model, processor, TaskDataset(earth_table, []))
 
 
-def test_close_frees_model_and_data_and_removes_the_controls(make_model, processor, earth_table):
+@pytest.mark.parametrize("beside", [False, True])
+def test_close_frees_model_and_data_and_removes_the_controls(make_model, processor, earth_table,
+                                                             beside):
     dataset = build_tasks(earth_table, {"select 2": 2}, 0)
     before = set(ipywidget._instances)
-    explorer = Explorer(make_model(), processor, dataset)
+    made = make_model(), processor
+    explorer = Explorer(*(add_cross_attention(*made, layers=[0]) if beside else made), dataset)
+    del made
     assert set(ipywidget._instances) - before
     model, data = weakref.ref(explorer.model), weakref.ref(dataset)
+    images = weakref.ref(explorer.images)
     controls = [explorer.task, explorer.number, explorer.prompt, explorer.button, explorer.picture,
                 explorer.answer, explorer.box]
     del dataset
     gc.collect()
-    assert model() is not None and data() is not None
+    assert model() is not None and data() is not None and images() is not None
     explorer.close()
-    assert memory.is_freed(model) and memory.is_freed(data)
+    assert memory.is_freed(model) and memory.is_freed(data) and memory.is_freed(images)
     assert all(control.comm is None for control in controls)
     assert set(ipywidget._instances) == before, "sizes and styles are widgets too"

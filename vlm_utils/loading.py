@@ -146,6 +146,7 @@ def _read_config(folder: Path) -> MultiImageVLMConfig:
         config = model.config_class.from_dict(content)
         tensors, weights = _count_weights(folder)
         layers = [part.num_hidden_layers for part in (config.vision_config, config.text_config)]
+        layers.append(getattr(config, "resampler_layers", 0))
         if max(layers) > tensors:
             raise ValueError(f"it has {max(layers)} layers, and the file of weights {tensors} "
                              "tensors")

@@ -7,8 +7,8 @@ from html import escape
 import ipywidgets
 from IPython.display import display
 
-from vlm_utils.answering import answer_sample
-from vlm_utils.datasets import Sample, TaskDataset
+from vlm_utils.cross_attention import AskedImages
+from vlm_utils.datasets import TaskDataset
 from vlm_utils.plots import as_picture, draw_images
 
 AGAIN = ("The explorer needs the kernel that made it: if it does not answer, or is not there, run "
@@ -22,7 +22,8 @@ class Explorer:
     """Samples of a TaskDataset with the model's answers, under controls of ipywidgets.
 
     The prompt can be edited; if it cannot be asked, as when it names an image that is not there,
-    the reason is shown in place of the answer. `close()` lets go of model and data.
+    the reason is shown in place of the answer. The images of a sample are encoded once, however
+    many prompts are asked about them. `close()` lets go of model and data.
     """
 
     def __init__(self, model, processor, dataset: TaskDataset):
@@ -69,7 +70,7 @@ class Explorer:
             parts = [widget.layout, getattr(widget, "style", None)]
             for part in (widget, *filter(None, parts)):
                 part.close()
-        self.model = self.processor = self.dataset = self.sample = None
+        self.model = self.processor = self.dataset = self.sample = self.images = None
 
     def _choose_task(self, _=None) -> None:
         """The samples of the task; of these, the first in which something happens."""
@@ -85,7 +86,8 @@ class Explorer:
 
     def _choose_sample(self, _=None) -> None:
         index = self.chosen[self.number.value]
-        self.sample, self.asked = self.dataset.with_images(index), None
+        self.sample = self.dataset.with_images(index)
+        self.images = self.asked = None     # what was computed of the last sample's images goes
         self.picture.value = as_picture(
             draw_images([self.sample.images]), self._describe(index)).html
         self.prompt.value = self.sample.prompt      # its observer asks, if this changed it
@@ -103,18 +105,25 @@ class Explorer:
         if self.prompt.value == self.asked:
             return
         self.asked = self.prompt.value
-        sample = Sample(self.sample.images, self.prompt.value, None, self.sample.task)
         try:
-            sample.prompt.encode("utf-8")   # half a character, out of a bad paste, fails here
-            text = answer_sample(self.model, self.processor, sample)
+            text = self._answer(self.prompt.value)
         except ValueError as error:
-            # The cause is the error itself; the one around it counts samples, of which one is here.
-            words = f"<b>cannot be asked:</b> {escape(str(error.__cause__ or error))}"
+            words = f"<b>cannot be asked:</b> {escape(str(error))}"
         else:
             words = f"<b>model:</b> {escape(text)}"
             if self.sample.answer is not None and self.prompt.value == self.sample.prompt:
                 words += f"<br><b>truth:</b> {escape(self.sample.answer)}"
         self.answer.value = LIVE_REGION + words
+
+    def _answer(self, prompt: str) -> str:
+        """The model's answer. Raises ValueError if the prompt cannot be asked of these images."""
+        prompt.encode("utf-8")              # half a character, out of a bad paste, fails here
+        # AskedImages takes a prompt without <image>, and puts the images in front. Here the prompt
+        # is shown, and is to be what the model reads: without them it is refused.
+        self.processor.lay_out(prompt, len(self.sample.images))
+        if self.images is None:
+            self.images = AskedImages(self.model, self.processor, self.sample.images)
+        return self.images.answer(prompt)
 
 
 def _says_nothing(answer: str | None) -> bool:

@@ -15,6 +15,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from vlm_utils.architecture import IMAGE_TOKEN, MultiImageProcessor, MultiImageVLM
+from vlm_utils.architecture.model import mismatch_message
 from vlm_utils.cross_attention.model import CrossAttentionVLM
 
 
@@ -37,7 +38,10 @@ def ask(model: MultiImageVLM, processor: MultiImageProcessor, images: Sequence[I
 
 
 class AskedImages:
-    """Images that were encoded once, and what the model keeps of them from question to question."""
+    """Images that were encoded once, and what the model keeps of them from question to question.
+
+    They are those of the model as it was then: after more training, make another AskedImages.
+    """
 
     def __init__(self, model: MultiImageVLM, processor: MultiImageProcessor,
                  images: Sequence[Image.Image]):
@@ -59,6 +63,7 @@ class AskedImages:
         input_ids = torch.tensor([ids], device=self.model.device)
         settings = {"do_sample": False} | generation | {
             "max_new_tokens": max_new_tokens, "pad_token_id": self.processor.pad_token_id}
+        self.model.eval()
         with torch.inference_mode():
             return self.processor.decode(self.kept.generate(input_ids, settings)[0])
 
@@ -68,8 +73,8 @@ class KeptBeside:
 
     def __init__(self, model: CrossAttentionVLM, features: Tensor | None):
         self.model, self.keys_values = model, None
+        self.count = 0 if features is None else len(features)
         if features is not None:
-            self.count = len(features)
             with torch.inference_mode():
                 counts = torch.tensor([self.count], device=model.device)
                 self.keys_values = model.keys_values(features, counts)
@@ -81,6 +86,8 @@ class KeptBeside:
     def generate(self, input_ids: Tensor, settings: dict) -> Tensor:
         """New token ids (1, new_tokens) after a prompt (1, length)."""
         seen = {}
+        if (found := int((input_ids == self.model.config.image_token_id).sum())) != self.count:
+            raise ValueError(mismatch_message([found], self.count, 1))
         if self.keys_values is not None:
             seen = {"image_keys_values": self.keys_values,
                     "image_mask": self.model.mask(input_ids, self.count)}
@@ -107,26 +114,36 @@ class KeptInSequence:
         if self.model.config.image_token_id in ids[shared:]:
             self._read(input_ids[:, :-1])
             shared = len(ids) - 1
-        self._keep(shared)
+        self.ids = ids[:shared]         # stays true if an error or the stop button ends the next
+        self._keep_beginning()
         cache = self.cache
-        if (rows := max(settings.get("num_beams", 1), settings.get("num_return_sequences", 1))) > 1:
+        if (rows := self._sequences(settings)) > 1:
             cache = copy.deepcopy(cache)                    # every beam has a sequence of its own
             cache.batch_repeat_interleave(rows)
+        # Embeddings, as one question alone: a penalty for repeating then counts new tokens only.
+        # What the cache holds is not read, so the images need not stand at their places.
         new = self.model.language_model.generate(
-            input_ids, attention_mask=torch.ones_like(input_ids), past_key_values=cache,
-            **settings)[:, len(ids):]
-        self.ids = ids if cache is self.cache else ids[:shared]
-        self._keep(len(self.ids))
+            inputs_embeds=self.model.get_input_embeddings()(input_ids), past_key_values=cache,
+            attention_mask=torch.ones_like(input_ids), **settings)
+        if cache is self.cache:
+            self.ids = ids
+            self._keep_beginning()
         return new
 
-    def _keep(self, length: int) -> None:
-        """The beginning of the cache, the rest goes."""
-        if (more := self.cache.get_seq_length() - length) > 0:
+    def _sequences(self, settings: dict) -> int:
+        """How many sequences `generate` goes on with at once."""
+        config = settings.get("generation_config") or self.model.generation_config
+        return max(settings.get(name) or getattr(config, name) or 1
+                   for name in ("num_beams", "num_return_sequences"))
+
+    def _keep_beginning(self) -> None:
+        """Of the cache what belongs to `ids`; the rest goes."""
+        if (more := self.cache.get_seq_length() - len(self.ids)) > 0:
             self.cache.crop(-more)
 
     def _read(self, input_ids: Tensor) -> None:
         """Fill the cache with a whole prompt, images and text."""
-        self.cache = DynamicCache(config=self.model.language_model.config)
+        self.cache, self.ids = DynamicCache(config=self.model.language_model.config), []
         embeds = self.model.embed(input_ids, image_features=self.features)
         self.model.language_model.model(inputs_embeds=embeds, past_key_values=self.cache,
                                         use_cache=True)

@@ -35,6 +35,9 @@ class CrossAttentionConfig(MultiImageVLMConfig):
                  **kwargs):
         if image_mask not in IMAGE_MASKS:
             raise ValueError(f"image_mask is one of {IMAGE_MASKS}, not {image_mask!r}")
+        for name, number in (("latents", latents), ("resampler_layers", resampler_layers)):
+            if number is not None and not number > 0:
+                raise ValueError(f"{name} is a number above 0, not {number!r}")
         self.image_mask, self.latents = image_mask, latents
         self.resampler_layers, self.image_order = resampler_layers, image_order
         super().__init__(**kwargs)

@@ -85,7 +85,7 @@ class CrossAttentionLayer(LlamaDecoderLayer):
 
     def __init__(self, config: CrossAttentionLlamaConfig, layer_idx: int):
         super().__init__(config, layer_idx)
-        chosen = list(config.cross_attention_layers or [])
+        chosen = sorted(set(config.cross_attention_layers or []))   # as `blocks` counts them
         self.block = chosen.index(layer_idx) if layer_idx in chosen else None
         self.cross_attention = None if self.block is None else GatedCrossAttention(config)
 

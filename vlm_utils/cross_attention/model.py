@@ -24,8 +24,12 @@ class CrossAttentionVLM(MultiImageVLM):
     _no_split_modules = ["ViTLayer", "CrossAttentionLayer"]
 
     def __init__(self, config: CrossAttentionConfig):
-        super().__init__(config)
         text = config.text_config
+        layers = getattr(text, "cross_attention_layers", None) or []
+        if not layers or not set(layers) <= set(range(text.num_hidden_layers)):
+            raise ValueError(f"cross_attention_layers names {layers}, and the language model has "
+                             f"layers 0 to {text.num_hidden_layers - 1}: name one at least")
+        super().__init__(config)
         if config.latents is not None:
             self.projector = PerceiverResampler(
                 config.vision_config.hidden_size, text.hidden_size, config.latents,
@@ -48,6 +52,9 @@ class CrossAttentionVLM(MultiImageVLM):
         dtype = next(self.projector.parameters()).dtype
         states = stack_by_sample(self.projector(image_features.to(dtype)), counts)
         if self.image_order is not None:                        # (batch, images, vectors, dim)
+            if states.shape[1] > self.config.max_images:
+                raise ValueError(f"a sample holds {states.shape[1]} images and the model knows the "
+                                 f"order of {self.config.max_images}")
             states = states + self.image_order.weight[:states.shape[1], None]
         return self.language_model.keys_values(states.flatten(1, 2))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -24,7 +25,7 @@ def add_cross_attention(model: MultiImageVLM, processor: MultiImageProcessor,
     Raises ValueError for a layer that is not there.
     """
     text = model.config.text_config
-    layers = list(range(1, text.num_hidden_layers) if layers is None else layers)
+    layers = sorted(set(range(1, text.num_hidden_layers) if layers is None else layers))
     if not layers or not set(layers) <= set(range(text.num_hidden_layers)):
         raise ValueError(f"layers names {layers}, and the language model has layers 0 to "
                          f"{text.num_hidden_layers - 1}")
@@ -49,7 +50,7 @@ def add_cross_attention(model: MultiImageVLM, processor: MultiImageProcessor,
         for index in layers:
             layer = beside.language_model.model.layers[index]
             layer.cross_attention.copy_attention(layer)
-    beside.language_model.generation_config = model.generation_config
+    beside.language_model.generation_config = copy.deepcopy(model.generation_config)
     return beside.to(model.device).eval(), MultiImageProcessor(
         processor.tokenizer, processor.image_processor, config.tokens_per_image,
         processor.max_images, processor.layout, processor.identifiers, processor.max_length)
