@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import time
 from pathlib import Path
 
 from vlm_utils.cross_attention import add_cross_attention, gates
 from vlm_utils.datasets import add_orientations, build_tasks, load_image_table
 from vlm_utils.evaluation import blind, evaluate, shuffled
 from vlm_utils.loading import load_base_model, load_checkpoint
+from vlm_utils.making.conditions import only_embedded
 from vlm_utils.profiles import data_folder, get_profile
 from vlm_utils.training import TrainingSettings, encode_table, print_progress, start_run, train
 
@@ -50,7 +49,7 @@ def main() -> None:
     parser.add_argument("--evaluate", action="store_true",
                         help="train nothing: write the figures of the model in --output again")
     options = parser.parse_args()
-    os.environ.pop("VLM_IMAGES", None)  # the embedded model is of the embedded data
+    only_embedded()
     figures_file, profile = options.output / "figures.json", get_profile("tiny")
     if options.evaluate:
         figures = json.loads(figures_file.read_text())
@@ -62,13 +61,10 @@ def main() -> None:
     table.image_features = encode_table(table, model, processor)
     dataset = build_tasks(table, MIXTURE, seed=options.seed)
     settings = TrainingSettings.of(profile, steps=options.steps, seed=options.seed)
-    started = time.perf_counter()
     train(start_run(model, processor, dataset, settings), on_step=print_progress(250))
-    minutes = (time.perf_counter() - started) / 60
     model.save_pretrained(options.output)
     processor.save_pretrained(options.output)
-    figures = {"steps": options.steps, "minutes": round(minutes, 1)}
-    figures |= measure(model, processor, options.split)
+    figures = {"steps": options.steps} | measure(model, processor, options.split)
     figures_file.write_text(json.dumps(figures, indent=2) + "\n")
 
 
