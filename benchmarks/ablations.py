@@ -32,8 +32,9 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -293,12 +294,33 @@ def draw(table: pd.DataFrame):
 
 # --- the command -------------------------------------------------------------------------------
 
-def parse_comparisons(text: str) -> list[str]:
+def parse_options(description: str, comparisons: Sequence[str], steps: int, samples: int,
+                  left_out: Sequence[str] = ()) -> argparse.Namespace:
+    """Which comparisons to train, how often and how long. left_out: those that must be named."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default, text in (
+            ("seeds", 3, "trainings of each arm"), ("steps", steps, "steps of each training"),
+            ("samples", samples, "test questions of each task and number of images")):
+        parser.add_argument(f"--{name}", type=at_least_one, default=default,
+                            help=f"{text} (default: {default})")
+    parser.add_argument("--only", type=partial(parse_comparisons, known=comparisons),
+                        default=[name for name in comparisons if name not in left_out],
+                        metavar="NAME,NAME", help=f"some of {', '.join(comparisons)}"
+                        + f" (default: all but {', '.join(left_out)})" * bool(left_out))
+    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
+    options = parser.parse_args()
+    if options.output and not options.output.parent.is_dir():
+        parser.error(f"--output: there is no folder {options.output.parent}")
+    return options
+
+
+def parse_comparisons(text: str, known: Sequence[str]) -> list[str]:
     """["identifiers", "layout"] of "identifiers,layout"."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     for name in names:
-        if name not in COMPARISONS:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(COMPARISONS)}")
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
     return names
 
 
@@ -318,19 +340,7 @@ def setups_of(chosen: list[str]) -> dict[Setup, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default, text in (
-            ("seeds", 3, "trainings of each arm"), ("steps", 600, "steps of each training"),
-            ("samples", 300, "test questions of each task and number of images")):
-        parser.add_argument(f"--{name}", type=at_least_one, default=default,
-                            help=f"{text} (default: {default})")
-    parser.add_argument("--only", type=parse_comparisons, default=list(COMPARISONS),
-                        metavar="NAME,NAME", help=f"some of {', '.join(COMPARISONS)}")
-    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
-    options = parser.parse_args()
-    if options.output and not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
+    options = parse_options(__doc__, list(COMPARISONS), steps=600, samples=300)
     same_for_everyone()
     started = time.perf_counter()
     setups = setups_of(options.only)

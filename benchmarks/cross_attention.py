@@ -24,10 +24,9 @@ import argparse
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
-from ablations import at_least_one, differing_arms
+from ablations import differing_arms, parse_options
 from common import machine, same_for_everyone, say
 from learning import KEY, over_seeds, test_questions
 
@@ -110,30 +109,8 @@ def tabulate(results: dict[Setup, list[pd.DataFrame]], chosen: list[str]) -> pd.
     return table.assign(differs=differing_arms(table))
 
 
-def parse_comparisons(text: str) -> list[str]:
-    """["start", "mask"] of "start,mask"."""
-    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
-    for name in names:
-        if name not in COMPARISONS:
-            raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(COMPARISONS)}")
-    return names
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default, text in (
-            ("seeds", 3, "trainings of each arm"), ("steps", 450, "steps of each training"),
-            ("samples", 200, "test questions of each task and number of images")):
-        parser.add_argument(f"--{name}", type=at_least_one, default=default,
-                            help=f"{text} (default: {default})")
-    parser.add_argument("--only", type=parse_comparisons, metavar="NAME,NAME",
-                        default=[name for name in COMPARISONS if name != "long"],
-                        help=f"some of {', '.join(COMPARISONS)} (default: all but long)")
-    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
-    options = parser.parse_args()
-    if options.output and not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
+    options = parse_options(__doc__, list(COMPARISONS), steps=450, samples=200, left_out=("long",))
     same_for_everyone()
     started = time.perf_counter()
     setups = dict.fromkeys(setup for name in options.only for setup in COMPARISONS[name].values())

@@ -11,7 +11,7 @@ in sequence       every image's tokens in the prompt, as in lessons 01 to 05
 beside            the same number of states of an image, attended to from every third layer
 beside, few       16 latents of an image instead, made by a resampler
 
-Random weights: this measures cost, no answer means anything. The last line is JSON, which --json
+Random weights: this measures cost, no answer means anything. The last line is JSON, which --output
 also writes to a file.
 """
 
@@ -146,10 +146,12 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3, help="of each; the median counts")
-    parser.add_argument("--json", type=Path, help="a file for the JSON, besides the last line")
+    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds is at least 1")
+    if options.output and not options.output.parent.is_dir():
+        parser.error(f"--output: there is no folder {options.output.parent}")
     same_for_everyone()
     scale = SCALES[options.scale]
     designs = make_designs(scale, options.seed)
@@ -161,8 +163,8 @@ def main() -> None:
         "answers": measure_answers(designs, options.device, options.rounds, options.seed),
         "asking": measure_asking(designs, scale, options.device, options.seed)})
     print(result)
-    if options.json:
-        options.json.write_text(result + "\n")
+    if options.output:
+        options.output.write_text(result + "\n")
 
 
 if __name__ == "__main__":

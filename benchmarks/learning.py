@@ -23,7 +23,7 @@ import pandas as pd
 from common import same_for_everyone
 
 from vlm_utils.datasets import TaskDataset, add_orientations, build_tasks, load_image_table
-from vlm_utils.evaluation import blind, evaluate, shuffled, wilson_interval
+from vlm_utils.evaluation import evaluate_with_controls, wilson_interval
 from vlm_utils.loading import load_base_model, load_checkpoint
 from vlm_utils.profiles import data_folder, get_profile
 from vlm_utils.training import (
@@ -49,20 +49,13 @@ def test_questions(names: tuple[str, ...], samples: int, model, processor,
     return build_tasks(table, dict.fromkeys(names, samples), seed=TEST_SEED)
 
 
-def measure(model, processor, questions: TaskDataset) -> pd.DataFrame:
-    """evaluate(), with the accuracy of both controls in columns beside it."""
-    table = evaluate(model, processor, questions).set_index(KEY)
-    for name, control in (("blind", blind), ("shuffled", shuffled)):
-        table[name] = evaluate(model, processor, control(questions)).set_index(KEY)["accuracy"]
-    return table.reset_index()
-
-
 def measure_splits(names: tuple[str, ...], samples: int, model, processor,
                    splits: list[str]) -> pd.DataFrame:
-    """measure() on each split, named in a column."""
+    """evaluate_with_controls() on each split, named in a column."""
     return pd.concat([
-        measure(model, processor, test_questions(names, samples, model, processor, split)
-                ).assign(split=split) for split in splits], ignore_index=True)
+        evaluate_with_controls(
+            model, processor, test_questions(names, samples, model, processor, split)
+        ).assign(split=split) for split in splits], ignore_index=True)
 
 
 def parse_setting(text: str) -> tuple[str, object]:

@@ -32,9 +32,11 @@ def costs():
 # --- comparisons -------------------------------------------------------------------------------
 
 def test_comparisons_are_read_once_each_and_others_refused(comparing):
-    assert comparing.parse_comparisons("mask, start,mask") == ["mask", "start"]
+    from ablations import parse_comparisons
+    known = list(comparing.COMPARISONS)
+    assert parse_comparisons("mask, start,mask", known) == ["mask", "start"]
     with pytest.raises(argparse.ArgumentTypeError, match="'colour' is none of start, mask, text"):
-        comparing.parse_comparisons("mask,colour")
+        parse_comparisons("mask,colour", known)
 
 
 def test_arms_differ_from_the_lessons_in_what_their_comparison_names(comparing):
@@ -130,7 +132,7 @@ def test_costs_are_measured_for_each_design_and_number_of_images(
     monkeypatch.setattr(costs, "NEW_TOKENS", 3)
     monkeypatch.setattr(costs, "QUESTIONS", costs.QUESTIONS[:3])
     monkeypatch.setattr("sys.argv", ["x", "--scale", "tiny", "--rounds", "1",
-                                     "--json", str(tmp_path / "costs.json")])
+                                     "--output", str(tmp_path / "costs.json")])
     costs.main()
     line = capsys.readouterr().out.splitlines()[-1]
     assert (tmp_path / "costs.json").read_text() == line + "\n"

@@ -6,6 +6,7 @@ from vlm_utils.evaluation.free_text import free_text_scores
 from vlm_utils.evaluation.grading import (
     accuracy_by_position,
     evaluate,
+    evaluate_with_controls,
     grade,
     is_answer,
     parse_choice,
@@ -16,6 +17,6 @@ from vlm_utils.evaluation.intervals import warn_small_samples, wilson_interval
 
 __all__ = [
     "accuracy_by_position", "attention_to_images", "blind", "eager_attention", "evaluate",
-    "free_text_scores", "grade", "is_answer", "parse_choice", "permuted", "predict",
-    "reversed_frames", "shuffled", "summarise", "warn_small_samples", "wilson_interval",
+    "evaluate_with_controls", "free_text_scores", "grade", "is_answer", "parse_choice",
+    "permuted", "predict", "reversed_frames", "shuffled", "summarise", "warn_small_samples", "wilson_interval",
     "with_unrelated"]

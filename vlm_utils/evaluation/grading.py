@@ -15,6 +15,7 @@ from vlm_utils.architecture import (
     named_images,
 )
 from vlm_utils.datasets import TaskDataset
+from vlm_utils.evaluation.controls import blind, shuffled
 from vlm_utils.evaluation.intervals import wilson_interval
 from vlm_utils.tiny_earth import ANSWER_FORMS
 
@@ -114,6 +115,17 @@ def evaluate(model: MultiImageVLM, processor: MultiImageProcessor, dataset: Task
              **options) -> pd.DataFrame:
     """predict, grade and summarise in one call. options: those of predict."""
     return summarise(grade(predict(model, processor, dataset, **options)))
+
+
+def evaluate_with_controls(model: MultiImageVLM, processor: MultiImageProcessor,
+                           dataset: TaskDataset, **options) -> pd.DataFrame:
+    """evaluate, with the accuracy of both controls in columns beside it: blind and shuffled."""
+    key = ["task", "num_images"]
+    table = evaluate(model, processor, dataset, **options).set_index(key)
+    for name, control in (("blind", blind), ("shuffled", shuffled)):
+        table[name] = evaluate(model, processor, control(dataset), **options).set_index(
+            key)["accuracy"]
+    return table.reset_index()
 
 
 def accuracy_by_position(graded: pd.DataFrame) -> pd.DataFrame:

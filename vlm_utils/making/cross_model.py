@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vlm_utils.cross_attention import add_cross_attention, gates
 from vlm_utils.datasets import add_orientations, build_tasks, load_image_table
-from vlm_utils.evaluation import blind, evaluate, shuffled
+from vlm_utils.evaluation import evaluate_with_controls
 from vlm_utils.loading import load_base_model, load_checkpoint
 from vlm_utils.making.conditions import only_embedded
 from vlm_utils.profiles import data_folder, get_profile
@@ -31,13 +31,10 @@ def measure(model, processor, split: str = "test", samples: int = 500) -> dict:
     table = load_image_table(get_profile("tiny"), split)
     table.image_features = encode_table(table, model, processor)
     asked = build_tasks(table, dict.fromkeys(TASKS, samples), seed=1)
-    key = ["task", "num_images"]
-    found = evaluate(model, processor, asked).set_index(key)
-    for name, control in (("blind", blind), ("shuffled", shuffled)):
-        found[name] = evaluate(model, processor, control(asked)).set_index(key)["accuracy"]
+    found = evaluate_with_controls(model, processor, asked)
     print(found.round(3).to_string(), flush=True)
     return {"split": split, "gates": {name: round(gate, 3) for name, gate in gates(model).items()},
-            "tasks": json.loads(found.reset_index().round(4).to_json(orient="records"))}
+            "tasks": json.loads(found.round(4).to_json(orient="records"))}
 
 
 def main() -> None:
