@@ -18,5 +18,5 @@ from vlm_utils.evaluation.intervals import warn_small_samples, wilson_interval
 __all__ = [
     "accuracy_by_position", "attention_to_images", "blind", "eager_attention", "evaluate",
     "evaluate_with_controls", "free_text_scores", "grade", "is_answer", "parse_choice",
-    "permuted", "predict", "reversed_frames", "shuffled", "summarise", "warn_small_samples", "wilson_interval",
-    "with_unrelated"]
+    "permuted", "predict", "reversed_frames", "shuffled", "summarise", "warn_small_samples",
+    "wilson_interval", "with_unrelated"]
