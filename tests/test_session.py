@@ -15,6 +15,8 @@ from vlm_utils.course.limits import Limit
 from vlm_utils.course.session import Session
 
 LONG = Limit(600)           # what no cell of these needs, however busy the machine is
+# As on a machine of a twentieth of the speed, which waits longer for what ends a kernel.
+PATIENT = Limit(600, scale=20)
 BASH = pytest.mark.skipif(shutil.which("bash") is None or os.name != "posix", reason="no bash")
 POSIX = pytest.mark.skipif(os.name != "posix", reason="shell commands as on Linux and macOS")
 # name: (source, words of its fault, marks of the test)
@@ -187,7 +189,7 @@ def test_what_nobody_could_see_is_named(tmp_path):
     ("import sys\nsys.stdout.close()", "sys.stdout is closed"),
 ])
 def test_a_lesson_whose_last_cell_ends_its_kernel_fails(tmp_path, source, words):
-    found, _ = run(["1", source], tmp_path)
+    found, _ = run(["1", source], tmp_path, PATIENT)
     assert judge.faults(found[0]) == []
     assert words in " ".join(judge.faults(found[1]))
 
@@ -196,10 +198,18 @@ def test_a_lesson_whose_last_cell_ends_its_kernel_fails(tmp_path, source, words)
 def test_a_kernel_that_aborts_after_the_lesson_has_ended_is_noted_and_is_no_fault(tmp_path):
     """As Python itself and the kernel's own sockets go: one kernel in thousands does."""
     found, session = run(["1", "import os, sys\nclass Late:\n    def __del__(self, end=os.abort):\n"
-                          "        end()\nsys.late = Late()"], tmp_path)
+                          "        end()\nsys.late = Late()"], tmp_path, PATIENT)
     assert [judge.faults(cell) for cell in found] == [[], []]
     assert "after all of the lesson had ended: as it was told to end, the kernel died (SIGABRT" in (
         " ".join(session.notes))
+
+
+def test_a_kernel_that_does_not_end_in_time_is_noted_and_killed(tmp_path, monkeypatch):
+    monkeypatch.setattr("vlm_utils.course.session.EXIT_SECONDS", 0.01)       # nothing ends in that
+    found, session = run(["import atexit, time\n_ = atexit.register(time.sleep, 600)"], tmp_path)
+    assert judge.faults(found[0]) == []
+    assert "told to end, the kernel still ran" in " ".join(session.notes)
+    assert not session.kernel.is_alive()
 
 
 # --- time --------------------------------------------------------------------------------------
@@ -207,7 +217,7 @@ def test_a_kernel_that_aborts_after_the_lesson_has_ended_is_noted_and_is_no_faul
 def test_a_cell_that_outlives_its_limit_fails_though_it_returns_when_it_is_interrupted(tmp_path):
     session = open_session(["import time\ntry: time.sleep(600)\n"
                             "except KeyboardInterrupt: print('interrupted: saved')"], tmp_path,
-                           Limit(1))
+                           Limit(1, scale=20))
     try:
         cell = session.run(1)
     finally:
@@ -219,7 +229,7 @@ def test_a_cell_that_outlives_its_limit_fails_though_it_returns_when_it_is_inter
 
 def test_a_cell_out_of_time_says_where_it_was(tmp_path):
     session = open_session(["import time\nfor _ in range(6000):\n    time.sleep(0.1)  # here"],
-                           tmp_path, Limit(1))
+                           tmp_path, Limit(1, scale=20))
     try:
         cell = session.run(1)
     finally:

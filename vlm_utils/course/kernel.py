@@ -133,14 +133,16 @@ class WatchedKernel(RunningKernel):
 
         What comes after that is the end of Python itself and of the kernel's own sockets: about one
         kernel in some thousands aborts there, whatever it ran. Afterwards there is no kernel. One
-        that does not end in time is left for `stop` to kill.
+        that does not end in time is left for `stop` to kill, and that is said.
         """
         self.kc.shutdown()
         until = time.monotonic() + timeout
         while self.is_alive() and time.monotonic() < until:
             time.sleep(POLL / 5)
+        if self.is_alive():
+            return f"told to end, the kernel still ran after {timeout:.0f} s", False
         # Windows gives other exit statuses to processes that are told to end.
-        bad = not self.is_alive() and sys.platform != "win32" and self._exit_status()
+        bad = sys.platform != "win32" and self._exit_status()
         return f"as it was told to end, {self.epitaph()}" if bad else "", not self.ended.exists()
 
     def stop(self) -> None:

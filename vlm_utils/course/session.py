@@ -21,6 +21,7 @@ from vlm_utils.course.limits import OUTPUT_SECONDS, Limit
 
 INTERRUPT_SECONDS = 10      # for a cell out of time to show where it was
 END_SECONDS = 5             # for threads, tasks and scripts to end with the lesson
+EXIT_SECONDS = 60           # for a kernel that is told to end: seconds, unless the machine is busy
 SETTLE_SECONDS = 0.5          # for what happens right after the last cell
 MEGABYTE = 1_000_000
 _SHOWN = ("stream", "display_data", "execute_result", "error")
@@ -99,7 +100,7 @@ class Session:
             self.notes += [f"a process that still ran at the end: {name}" for name in children]
             # A kernel whose threads go on does not end: it is killed, and nobody is to blame.
             if not running and not children:
-                fault, is_its_own = self.kernel.end(END_SECONDS * self.limit.scale)
+                fault, is_its_own = self.kernel.end(EXIT_SECONDS * self.limit.scale)
                 if fault and not is_its_own:
                     self.notes.append(f"after all of the lesson had ended: {fault}")
                     fault = ""
