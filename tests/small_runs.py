@@ -32,10 +32,10 @@ def small_processor() -> MultiImageProcessor:
         max_images=MAX_IMAGES, max_length=512)
 
 
-def small_model(seed: int = 0) -> MultiImageVLM:
+def small_model(seed: int = 0, dropout: float = 0.1) -> MultiImageVLM:
     processor = small_processor()
     torch.manual_seed(seed)
-    language_model = small_llama(processor.tokenizer, attention_dropout=0.1)
+    language_model = small_llama(processor.tokenizer, attention_dropout=dropout)
     return join_parts(
         small_vit(), language_model, merge_factor=MERGE, max_images=MAX_IMAGES,
         image_token_id=processor.image_token_id).freeze_vision_encoder().eval()
@@ -54,8 +54,10 @@ def small_dataset(seed: int = 0, mixture: dict[str, int] | None = None) -> TaskD
     return build_tasks(table, mixture or MIXTURE, seed=0)
 
 
-def small_run(settings: TrainingSettings = SETTINGS, dataset: TaskDataset | None = None):
-    return start_run(small_model(), small_processor(), dataset or small_dataset(), settings)
+def small_run(settings: TrainingSettings = SETTINGS, dataset: TaskDataset | None = None,
+              device: torch.device | str = "cpu", dropout: float = 0.1):
+    return start_run(small_model(dropout=dropout).to(device), small_processor(),
+                     dataset or small_dataset(), settings)
 
 
 def losses_of(run, folder=None, on_step=None) -> list[float]:

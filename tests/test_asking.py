@@ -56,6 +56,32 @@ def test_answers_are_those_of_asking_one_by_one(design, images, generation):
     assert len(set(expected)) > 4
 
 
+def test_a_penalty_that_the_model_asks_for_itself(design, images):
+    """A trap: in a batch, padding in front makes it forget as many new tokens."""
+    design[0].generation_config.repetition_penalty = 5.0
+    expected = [alone(design, images, question) for question in QUESTIONS]
+    assert ask(*design, images, QUESTIONS, **LONG) == expected
+
+
+def test_questions_beside_the_images_are_answered_together_from_one_copy_of_them(
+        design, images, monkeypatch):
+    """More questions than fit into one batch; each batch reads the keys and values as they lie."""
+    model, processor = design
+    monkeypatch.setattr("vlm_utils.cross_attention.asking.AT_ONCE", 4)
+    asked = AskedImages(model, processor, images)
+    read, generate = [], model.generate
+    model.generate = lambda input_ids, **given: read.append(
+        (len(input_ids), given["image_keys_values"].untyped_storage().data_ptr())) or generate(
+            input_ids, **given)
+    answers = asked.answers(QUESTIONS, **LONG)
+    del model.generate
+    assert answers == [alone(design, images, question) for question in QUESTIONS]
+    if is_beside(model):
+        kept = asked.kept.keys_values
+        assert read == [(rows, kept.untyped_storage().data_ptr()) for rows in (4, 4, 2)]
+        assert kept.untyped_storage().nbytes() == kept.nbytes == asked.kept.num_bytes
+
+
 def test_beams_that_the_model_asks_for_itself(design, images):
     design[0].generation_config.num_beams = 3
     expected = [alone(design, images, question) for question in QUESTIONS[:5]]

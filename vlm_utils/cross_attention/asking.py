@@ -7,16 +7,22 @@ cache of the prompt's beginning, up to where the next prompt differs from it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from vlm_utils.architecture import IMAGE_TOKEN, MultiImageProcessor, MultiImageVLM
 from vlm_utils.architecture.model import mismatch_message
 from vlm_utils.cross_attention.model import CrossAttentionVLM
+
+AT_ONCE = 32        # questions in one batch
+# Arguments of `generate` that leave greedy decoding what it is.
+GREEDY = {"do_sample", "max_new_tokens", "min_new_tokens", "pad_token_id", "eos_token_id",
+          "use_cache"}
 
 
 def ask(model: MultiImageVLM, processor: MultiImageProcessor, images: Sequence[Image.Image],
@@ -27,14 +33,7 @@ def ask(model: MultiImageVLM, processor: MultiImageProcessor, images: Sequence[I
     those that each question would get alone. generation: see `answer_samples`.
     Raises ValueError naming the question that does not fit the images.
     """
-    asked = AskedImages(model, processor, images)
-    answers = []
-    for position, question in enumerate(questions, start=1):
-        try:
-            answers.append(asked.answer(question, max_new_tokens, **generation))
-        except ValueError as error:
-            raise ValueError(f"question {position}, {question!r}: {error}") from error
-    return answers
+    return AskedImages(model, processor, images).answers(questions, max_new_tokens, **generation)
 
 
 class AskedImages:
@@ -56,16 +55,52 @@ class AskedImages:
 
     def answer(self, question: str, max_new_tokens: int = 48, **generation) -> str:
         """The model's answer. Raises ValueError if the question does not fit the images."""
+        return self._answers([self._encode(question)], max_new_tokens, generation)[0]
+
+    def answers(self, questions: Sequence[str], max_new_tokens: int = 48,
+                **generation) -> list[str]:
+        """The model's answer to each. Raises ValueError naming the question that does not fit."""
+        prompts = []
+        for position, question in enumerate(questions, start=1):
+            try:
+                prompts.append(self._encode(question))
+            except ValueError as error:
+                raise ValueError(f"question {position}, {question!r}: {error}") from error
+        return self._answers(prompts, max_new_tokens, generation)
+
+    def _encode(self, question: str) -> list[int]:
         if IMAGE_TOKEN not in question:
             question = IMAGE_TOKEN * self.count + question
         ids = self.processor.encode_prompt(question, self.count)
         self.processor.check_length(len(ids), self.count)
-        input_ids = torch.tensor([ids], device=self.model.device)
+        self.kept.check(ids)
+        return ids
+
+    def _answers(self, prompts: list[list[int]], max_new_tokens: int,
+                 generation: dict) -> list[str]:
         settings = {"do_sample": False} | generation | {
             "max_new_tokens": max_new_tokens, "pad_token_id": self.processor.pad_token_id}
         self.model.eval()
+        together = AT_ONCE if are_told_apart(self.model, settings) else 1
         with torch.inference_mode():
-            return self.processor.decode(self.kept.generate(input_ids, settings)[0])
+            return [self.processor.decode(row) for group in batched(prompts, together)
+                    for row in self.kept.generate(group, settings)]
+
+
+def are_told_apart(model: MultiImageVLM, settings: dict) -> bool:
+    """Does each prompt of a batch get what it would get alone? Greedy decoding gives it that, and
+    nothing else is sure to: of the penalty for repeating, transformers 5.23 takes so many new
+    tokens out as a prompt has padding in front."""
+    penalty = model.generation_config.repetition_penalty
+    return (settings.keys() <= GREEDY and not settings["do_sample"] and penalty in (None, 1.0)
+            and sequences_of(model, settings) == 1)
+
+
+def sequences_of(model: MultiImageVLM, settings: dict) -> int:
+    """How many sequences `generate` goes on with at once for each prompt."""
+    config = settings.get("generation_config") or model.generation_config
+    return max(settings.get(name) or getattr(config, name) or 1
+               for name in ("num_beams", "num_return_sequences"))
 
 
 class KeptBeside:
@@ -83,15 +118,23 @@ class KeptBeside:
     def num_bytes(self) -> int:
         return 0 if self.keys_values is None else self.keys_values.nbytes
 
-    def generate(self, input_ids: Tensor, settings: dict) -> Tensor:
-        """New token ids (1, new_tokens) after a prompt (1, length)."""
-        seen = {}
-        if (found := int((input_ids == self.model.config.image_token_id).sum())) != self.count:
+    def check(self, ids: list[int]) -> None:
+        """Raises ValueError if a prompt has another number of placeholders than there are images.
+        """
+        if (found := ids.count(self.model.config.image_token_id)) != self.count:
             raise ValueError(mismatch_message([found], self.count, 1))
-        if self.keys_values is not None:
-            seen = {"image_keys_values": self.keys_values,
-                    "image_mask": self.model.mask(input_ids, self.count)}
-        return self.model.generate(input_ids, **seen, **settings)
+
+    def generate(self, prompts: Sequence[list[int]], settings: dict) -> Tensor:
+        """New token ids (prompts, new_tokens). All prompts read the same keys and values."""
+        rows = {"input_ids": ([torch.tensor(ids) for ids in prompts], settings["pad_token_id"]),
+                "attention_mask": ([torch.ones(len(ids), dtype=torch.long) for ids in prompts], 0)}
+        batch = {name: pad_sequence(row, True, filler, "left").to(self.model.device)
+                 for name, (row, filler) in rows.items()}               # (prompts, length)
+        if self.keys_values is not None:        # expanded: a view, which takes no memory
+            batch |= {"image_keys_values": self.keys_values.expand(
+                          len(prompts), *self.keys_values.shape[1:]),
+                      "image_mask": self.model.mask(batch["input_ids"], self.count)}
+        return self.model.generate(**batch, **settings)
 
 
 class KeptInSequence:
@@ -107,9 +150,16 @@ class KeptInSequence:
         return sum(part.nbytes for layer in self.cache.layers if layer.is_initialized
                    for part in (layer.keys, layer.values))
 
-    def generate(self, input_ids: Tensor, settings: dict) -> Tensor:
-        """New token ids (1, new_tokens) after a prompt (1, length)."""
-        ids = input_ids[0].tolist()
+    def check(self, ids: list[int]) -> None:
+        """Every prompt that the processor makes fits: `embed` counts again."""
+
+    def generate(self, prompts: Sequence[list[int]], settings: dict) -> list[Tensor]:
+        """New token ids of each prompt, one after the other: each begins with the cache of the
+        last, and in a batch each would need a copy of it."""
+        return [self._generate(ids, settings) for ids in prompts]
+
+    def _generate(self, ids: list[int], settings: dict) -> Tensor:
+        input_ids = torch.tensor([ids], device=self.model.device)
         shared = shared_beginning(self.ids, ids[:-1])       # the last place gives the first answer
         if self.model.config.image_token_id in ids[shared:]:
             self._read(input_ids[:, :-1])
@@ -117,7 +167,7 @@ class KeptInSequence:
         self.ids = ids[:shared]         # stays true if an error or the stop button ends the next
         self._keep_beginning()
         cache = self.cache
-        if (rows := self._sequences(settings)) > 1:
+        if (rows := sequences_of(self.model, settings)) > 1:
             cache = copy.deepcopy(cache)                    # every beam has a sequence of its own
             cache.batch_repeat_interleave(rows)
         # Embeddings, as one question alone: a penalty for repeating then counts new tokens only.
@@ -128,13 +178,7 @@ class KeptInSequence:
         if cache is self.cache:
             self.ids = ids
             self._keep_beginning()
-        return new
-
-    def _sequences(self, settings: dict) -> int:
-        """How many sequences `generate` goes on with at once."""
-        config = settings.get("generation_config") or self.model.generation_config
-        return max(settings.get(name) or getattr(config, name) or 1
-                   for name in ("num_beams", "num_return_sequences"))
+        return new[0]
 
     def _keep_beginning(self) -> None:
         """Of the cache what belongs to `ids`; the rest goes."""
@@ -155,3 +199,8 @@ def shared_beginning(first: Sequence[int], second: Sequence[int]) -> int:
         if one != other:
             return position
     return min(len(first), len(second))
+
+
+def batched(items: Sequence, size: int) -> Iterator[Sequence]:
+    """Neighbours in groups of at most `size`."""
+    return (items[start:start + size] for start in range(0, len(items), size))
