@@ -10,7 +10,7 @@ from functools import cached_property, partial
 import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.state import AcceleratorState
-from accelerate.utils import set_seed
+from accelerate.utils import GradScalerKwargs, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import get_cosine_schedule_with_warmup
@@ -21,6 +21,10 @@ from vlm_utils.datasets import EncodedSamples, TaskDataset
 from vlm_utils.profiles import TrainingSettings
 from vlm_utils.training.fingerprints import describe_samples
 from vlm_utils.training.optimizers import make_optimizer
+
+# What float16 gradients are multiplied by at first. torch begins with 65,536, at which those of
+# these models overflow, so that the first steps of a run were lost; it doubles every 2,000 steps.
+FIRST_SCALE = 2.0**10
 
 
 @dataclass(eq=False)
@@ -93,7 +97,8 @@ def start_run(model: MultiImageVLM, processor: MultiImageProcessor,
     set_seed(settings.seed)
     AcceleratorState._reset_state()  # a second run in one notebook may choose another precision
     accelerator = Accelerator(
-        mixed_precision=settings.precision, cpu=model.device.type == "cpu")
+        mixed_precision=settings.precision, cpu=model.device.type == "cpu",
+        kwargs_handlers=[GradScalerKwargs(init_scale=FIRST_SCALE)])
     samples = dataset if isinstance(dataset, EncodedSamples) \
         else EncodedSamples(dataset, processor)
     sampler = LengthGroupedSampler(
