@@ -44,7 +44,8 @@ def near_duplicates(first: Pictures, second: Pictures | None = None, most_differ
     first, second: an image table, a folder (with those below it), or a list of files or PIL images.
     most_different: the share of the bits of their hashes that may differ. 0.15 finds most pictures
     that were saved again, scaled, brightened or cut by a margin of two per cent; pictures that are
-    not copies rarely differ so little: of the 8 million pairs of 4,000 Sentinel-2 tiles, one. turned: also those turned or mirrored, as views from above can be.
+    not copies rarely differ so little: of the 8 million pairs of 4,000 Sentinel-2 tiles, one.
+    turned: also those turned or mirrored, as views from above can be.
     Returns first, second (names) and different, the most alike first. A pair is a reason to look,
     not a proof. Raises ValueError for an empty set and for a picture that cannot be read.
     """
