@@ -26,7 +26,6 @@ from vlm_utils.real_data import (
     things_of,
     things_text,
 )
-from vlm_utils.real_data.detection import pixel_f1_of_things
 from vlm_utils.tiny_earth import Feature, Scene
 
 LAKE, TOWN = Thing("lake", (10, 10, 40, 40)), Thing("town", (60, 50, 90, 80))
@@ -105,10 +104,11 @@ def test_scores_without_any_thing_are_no_number():
 
 
 def test_a_pixel_in_two_boxes_counts_once():
-    inside = Thing("town", (10, 10, 40, 25))
-    assert pixel_f1_of_things([[LAKE]], [[LAKE, inside]]) == 1
-    half = [Thing("lake", (10, 10, 25, 40))]
-    assert pixel_f1_of_things([[LAKE]], [half]) == pytest.approx(2 * 450 / (900 + 450))
+    whole = "lake [10, 10, 40, 40]."
+    inside = detection_scores(said((whole, "lake [10, 10, 40, 40], town [10, 10, 40, 25].")))
+    assert inside["pixel_f1"] == 1 and inside["false_alarms"] == 1
+    half = detection_scores(said((whole, "lake [10, 10, 25, 40].")))
+    assert half["pixel_f1"] == pytest.approx(2 / 3, abs=0.02)
 
 
 def test_things_of_a_scene_need_their_boxes():

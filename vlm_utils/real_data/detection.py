@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 
 from vlm_utils.datasets import box_text
+from vlm_utils.real_data.shapes import draw, drawn_f1
 from vlm_utils.time_series import box_iou, parse_box
 from vlm_utils.tiny_earth import Box, Scene
 
 NONE = "none"
-SIDE = 100      # pixels of the grid on which boxes are drawn to be counted
 _THING = re.compile(r"([^\W\d_][\w -]*?)\s*(\[[^\[\]]*\])")
 
 
@@ -87,7 +87,8 @@ def detection_scores(predictions: pd.DataFrame, least: float = 0.5) -> dict[str,
              if not truth]
     return {"found": right, "missed": total - right, "false_alarms": claimed - right,
             "precision": _ratio(right, claimed), "recall": _ratio(right, total),
-            "f1": _ratio(2 * right, total + claimed), "pixel_f1": pixel_f1_of_things(truths, said),
+            "f1": _ratio(2 * right, total + claimed), "pixel_f1": drawn_f1(
+                (_drawn(t), _drawn(s)) for t, s in zip(truths, said, strict=True)),
             "none_right": float(np.mean(empty)) if empty else float("nan"),
             "exact": float(np.mean(all_found(predictions, least)))}
 
@@ -107,22 +108,8 @@ def is_none(text: str) -> bool:
     return text.strip().rstrip(".").lower() == NONE
 
 
-def pixel_f1_of_things(truths: Sequence[Sequence[Thing]],
-                       answers: Sequence[Sequence[Thing]]) -> float:
-    """F1 of the pixels that any box of an image covers, all images together; nan without boxes."""
-    shared = joint = 0
-    for truth, said in zip(truths, answers, strict=True):
-        true, claimed = _pixels(truth), _pixels(said)
-        shared += int((true & claimed).sum())
-        joint += int(true.sum()) + int(claimed.sum())
-    return _ratio(2 * shared, joint)
-
-
-def _pixels(things: Sequence[Thing]) -> np.ndarray:
-    grid = np.zeros((SIDE, SIDE), dtype=bool)
-    for _, (left, top, right, bottom) in things:
-        grid[top:bottom, left:right] = True
-    return grid
+def _drawn(things: Sequence[Thing]) -> np.ndarray:
+    return draw(boxes=[thing.box for thing in things])
 
 
 def _ratio(part: float, whole: float) -> float:
