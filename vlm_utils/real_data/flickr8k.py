@@ -77,7 +77,7 @@ def _captions(reading: Reading, tokens: Path, wanted: set[str], pictures: Path
         if name not in wanted:
             if not (pictures / name).is_file():
                 reading.note("images missing", name, where,
-                             "a caption names it, no split does, and it is not there")
+                             "a caption names it, no split does, and there is no such file")
             others += 1
             continue
         captions.setdefault(name, [])

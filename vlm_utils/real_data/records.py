@@ -119,8 +119,9 @@ class Reading:
         rows = [row for number, row in enumerate(rows) if number not in gone]
         table = pd.DataFrame([{"name": row.name, "where": row.where, **row.details}
                               for row in rows])
+        samples = self._with_truth(samples, rows)
         notes = pd.DataFrame(self.notes, columns=["what", "name", "where", "why", "count"])
-        return RealData(self.name, _with_truth(samples, rows), table, notes, self.read)
+        return RealData(self.name, samples, table, notes, self.read)
 
     def _with_all_images(self) -> list[Row]:
         """The rows none of whose files is missing; each missing file is noted once."""
@@ -146,25 +147,32 @@ class Reading:
                 kept.append(row)
         return kept
 
+    def _with_truth(self, samples: TaskDataset, rows: Sequence[Row]) -> TaskDataset:
+        """The samples, with the captions and dates of their images in the table's truth."""
+        truth, files = samples.table.truth, samples.table.files
+        captions = [list(texts) for texts in truth.captions]
+        known: list[set[str]] = [set() for _ in captions]
+        for row, recipe in zip(rows, samples.recipes, strict=True):
+            if row.captions:
+                captions[recipe.rows[0]] = list(row.captions)
+            for position, date in zip(recipe.rows, row.dates, strict=False):
+                known[position] |= {date} - {""}
+        for position, dates in enumerate(known):
+            if len(dates) > 1:
+                self.note("mended", files[position], self.name,
+                          f"has the dates {', '.join(sorted(dates))}: none is used")
+                dates.clear()
+        dates = [next(iter(dates), "") for dates in known]
+        truth = Truth(truth.scenes, captions, truth.sites, dates if any(dates) else ())
+        return replace(samples, table=replace(samples.table, truth=truth))
+
     def _refuse_nothing(self, rows: Sequence[Row]) -> None:
         if rows:
             return
-        first = next((f"{note['name']}: {note['why']}" for note in self.notes), "the file is empty")
+        first = next((f"{note['name']}: {note['why']}" for what in WHATS for note in self.notes
+                      if note["what"] == what), "the file is empty")
         raise ValueError(f"{self.name}: none of its {self.read} rows can be used ({first}): is "
                          "this the folder into which the images were unpacked?")
-
-
-def _with_truth(samples: TaskDataset, rows: Sequence[Row]) -> TaskDataset:
-    """The samples, with the captions and dates of their images in the table's truth."""
-    truth = samples.table.truth
-    captions, dates = [list(texts) for texts in truth.captions], [""] * len(truth.scenes)
-    for row, recipe in zip(rows, samples.recipes, strict=True):
-        if row.captions:
-            captions[recipe.rows[0]] = list(row.captions)
-        for position, date in zip(recipe.rows, row.dates, strict=False):
-            dates[position] = date
-    truth = Truth(truth.scenes, captions, truth.sites, dates if any(dates) else ())
-    return replace(samples, table=replace(samples.table, truth=truth))
 
 
 def _other_kind(file: Path) -> str | None:
