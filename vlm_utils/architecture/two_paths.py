@@ -1,0 +1,143 @@
+"""A vision encoder of two paths: a ViT as it was trained, and convolutions beside it.
+
+A ViT cuts a tile into patches before it looks: on 64 pixels and a few thousand images, it learns
+textures late. Convolutions look at every pixel's neighbours first, layer after layer (the early
+convolutions of Xiao et al. 2021). Both paths give one vector for each patch, side by side, so the
+ViT's features stay what they were, number by number, whatever the convolutions learn.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+
+class TwoPathConfig(PreTrainedConfig):
+    """The ViT's configuration, and the shapes of the convolutions beside it.
+
+    widths: channels of each stage of the convolutions; each halves height and width, so
+    2 ** len(widths) is the ViT's patch size. conv_size: numbers of their vector for each patch.
+    conv_layers: transformer layers in which the patches of this path exchange what they saw.
+    Raises ValueError if the stages do not end at one vector for each patch.
+    """
+
+    model_type = "two_path_encoder"
+    sub_configs = {"vit_config": AutoConfig}
+
+    def __init__(self, vit_config=None, widths=(32, 64, 128, 128), conv_size=96, conv_layers=1,
+                 **kwargs):
+        if not isinstance(vit_config, PreTrainedConfig):
+            settings = dict(vit_config or {})
+            vit_config = AutoConfig.for_model(settings.pop("model_type", "vit"), **settings)
+        self.vit_config, self.widths = vit_config, list(widths)
+        self.conv_size, self.conv_layers = conv_size, conv_layers
+        if 2 ** len(self.widths) != vit_config.patch_size:
+            raise ValueError(f"{len(self.widths)} stages make one vector of each "
+                             f"{2 ** len(self.widths)} x {2 ** len(self.widths)} pixels, and the "
+                             f"ViT's patches are {vit_config.patch_size} pixels wide")
+        super().__init__(**kwargs)
+
+    @property
+    def hidden_size(self) -> int:
+        """Numbers of both paths together."""
+        return self.vit_config.hidden_size + self.conv_size
+
+    @property
+    def image_size(self) -> int:
+        return self.vit_config.image_size
+
+    @property
+    def patch_size(self) -> int:
+        return self.vit_config.patch_size
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return self.vit_config.num_hidden_layers + self.conv_layers
+
+
+class ResidualBlock(nn.Module):
+    """Two convolutions, and what went into them added to what comes out (He et al. 2016)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.two = nn.Sequential(
+            *convolution(channels, channels), *convolution(channels, channels)[:-1])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.gelu(images + self.two(images))
+
+
+def convolution(before: int, after: int, stride: int = 1) -> list[nn.Module]:
+    """3 x 3 pixels to one, normalised over the batch, then bent."""
+    return [nn.Conv2d(before, after, 3, stride, padding=1, bias=False), nn.BatchNorm2d(after),
+            nn.GELU()]
+
+
+class ConvPath(nn.Module):
+    """Images to one vector for each patch: convolutions, then transformer layers among patches."""
+
+    def __init__(self, config: TwoPathConfig):
+        super().__init__()
+        stages, channels = [], config.vit_config.num_channels
+        for width in config.widths:
+            stages += [*convolution(channels, width, stride=2), ResidualBlock(width)]
+            channels = width
+        self.stages = nn.Sequential(*stages)
+        self.to_vectors = nn.Linear(channels, config.conv_size)
+        side = config.image_size // config.patch_size
+        self.positions = nn.Embedding(side * side, config.conv_size)
+        nn.init.normal_(self.positions.weight, std=0.1)     # beside vectors of about this size
+        self.exchange = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                config.conv_size, config.vit_config.num_attention_heads, 4 * config.conv_size,
+                dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+            for _ in range(config.conv_layers))
+        self.norm = nn.LayerNorm(config.conv_size)
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        """(num_images, 3, height, width) -> (num_images, patches, conv_size)."""
+        maps = self.stages(pixel_values.contiguous(memory_format=torch.channels_last))
+        states = self.to_vectors(maps.flatten(2).transpose(1, 2)) + self.positions.weight
+        for layer in self.exchange:
+            states = layer(states)
+        return self.norm(states)
+
+    def train(self, mode: bool = True) -> ConvPath:
+        """A frozen path stays as it is: batch norms would go on counting, and change it."""
+        return super().train(mode and any(p.requires_grad for p in self.parameters()))
+
+
+class TwoPathEncoder(PreTrainedModel):
+    """A ViT and a ConvPath; their vectors for a patch stand side by side, the ViT's first."""
+
+    config_class = TwoPathConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    _supports_sdpa = True
+    _no_split_modules = ["ViTLayer", "ResidualBlock", "TransformerEncoderLayer"]
+
+    def __init__(self, config: TwoPathConfig, add_pooling_layer: bool = False):
+        super().__init__(config)
+        self.vit = AutoModel.from_config(config.vit_config, add_pooling_layer=add_pooling_layer,
+                                         trust_remote_code=False)
+        self.conv_path = ConvPath(config)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Torch's own first values are those of the convolutions; the ViT gives its own."""
+
+    def forward(self, pixel_values: Tensor, **kwargs) -> BaseModelOutput:
+        """(num_images, 3, height, width) -> (num_images, 1 + patches, hidden_size).
+
+        The first vector is the ViT's class token, beside the mean of the other path's patches.
+        """
+        seen = self.vit(pixel_values=pixel_values, **kwargs).last_hidden_state
+        beside = self.conv_path(pixel_values)                   # (num_images, patches, conv_size)
+        beside = torch.cat([beside.mean(dim=1, keepdim=True), beside], dim=1)
+        return BaseModelOutput(last_hidden_state=torch.cat([seen, beside], dim=-1))
+
+
+AutoConfig.register(TwoPathConfig.model_type, TwoPathConfig)
+AutoModel.register(TwoPathConfig, TwoPathEncoder)
