@@ -20,7 +20,7 @@ from vlm_utils.time_series import box_iou, parse_box
 from vlm_utils.tiny_earth import Box, Scene
 
 NONE = "none"
-_THING = re.compile(r"([^\W\d_][\w -]*?)\s*(\[[^\[\]]*\])")
+NAME_AND_BOX = re.compile(r"([^\W\d_][\w -]*?)\s*(\[[^\[\]]*\])")
 
 
 class Thing(NamedTuple):
@@ -51,7 +51,7 @@ def parse_things(text: str) -> list[Thing]:
     A bracket with more or fewer than four numbers is no box, and its name is left out: nothing is
     raised, for such an answer is wrong and must be counted.
     """
-    found = [(name, parse_box(bracket)) for name, bracket in _THING.findall(text.lower())]
+    found = [(name, parse_box(bracket)) for name, bracket in NAME_AND_BOX.findall(text.lower())]
     return [Thing(name, box) for name, box in found if box is not None]
 
 
