@@ -44,7 +44,7 @@ def grow_encoder(model: MultiImageVLM, seed: int = 0, **shapes) -> MultiImageVLM
 
     The projector gets a column for each number of the new path, all zeros: answers stay what they
     were, to the last bit, as with gates at zero (lesson 08). The ViT is frozen and the new path
-    trains. shapes: of TwoPathConfig (widths, conv_size, conv_layers). Changes the model in place
+    trains. shapes: of TwoPathConfig (widths, conv_size). Changes the model in place
     and returns it. Raises ValueError for a model that has two paths already.
     """
     old = model.vision_encoder

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import get_cosine_schedule_with_warmup
 
 from vlm_utils.architecture import (
     MultiImageProcessor,
@@ -24,7 +25,7 @@ from vlm_utils.architecture import (
 from vlm_utils.datasets import ImageTable
 from vlm_utils.plots import progress
 from vlm_utils.tiny_earth.turning import turn_tensor
-from vlm_utils.training import BETAS, PixelTable, parameter_groups
+from vlm_utils.training import MuonAndAdamW, PixelTable, parameter_groups
 
 MOST_CLASSES = 100      # more different captions are no classes
 LONGEST_PHRASE, LEAST_SHARE, MOST_PHRASES = 5, 0.005, 400
@@ -87,8 +88,8 @@ class Augmentation:
     """
 
     turned: bool = False
-    shift: int = 4
-    light: float = 0.1
+    shift: int = 8
+    light: float = 0.05
 
     def __call__(self, pixels: Tensor, rng: torch.Generator) -> Tensor:
         """(batch, 3, side, side), normalised; returns as many."""
@@ -171,9 +172,10 @@ def pretrain_encoder(model: MultiImageVLM, processor: MultiImageProcessor, table
     torch.manual_seed(seed)
     targets = caption_targets(table.truth.captions)
     classifier = TokenClassifier(model.config, len(targets.names)).to(model.device)
-    groups = parameter_groups(nn.ModuleList([encoder, classifier]), WEIGHT_DECAY)
-    optimizer = torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, steps, pct_start=0.1)
+    decayed, kept = parameter_groups(encoder, WEIGHT_DECAY)
+    kept["params"] += classifier.parameters()           # Muon is for matrices within a network
+    optimizer = MuonAndAdamW([decayed, kept], learning_rate)
+    schedule = get_cosine_schedule_with_warmup(optimizer, max(1, steps // 10), steps)
     history = []
     encoder.train()
     with progress(steps, "encoder", "steps") as line:
@@ -182,7 +184,7 @@ def pretrain_encoder(model: MultiImageVLM, processor: MultiImageProcessor, table
             scores = classifier(model.encode_images(images.to(model.device)))
             loss = caption_loss(scores, targets.values[rows].to(model.device), targets.classes)
             loss.backward()
-            nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
+            nn.utils.clip_grad_norm_([*decayed["params"], *kept["params"]], 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             schedule.step()

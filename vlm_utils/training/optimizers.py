@@ -77,8 +77,8 @@ def encoder_apart(groups: list[dict], model: nn.Module, learning_rate: float) ->
     """
     of_encoder = {id(p) for p in model.vision_encoder.parameters() if p.requires_grad}
     if not of_encoder:
-        raise ValueError("encoder_learning_rate is given and the vision encoder is frozen: "
-                         "model.vision_encoder.requires_grad_(True) trains it")
+        raise ValueError("encoder_rate is given and the vision encoder is frozen: "
+                         "unfreeze it first, as unfreeze_encoder (lesson 09) does")
     rest = [group | {"params": [p for p in group["params"] if id(p) not in of_encoder]}
             for group in groups]
     own = [group | {"params": [p for p in group["params"] if id(p) in of_encoder],
@@ -89,8 +89,8 @@ def encoder_apart(groups: list[dict], model: nn.Module, learning_rate: float) ->
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """The settings' optimizer. Raises ValueError for one that the course does not have."""
     groups = parameter_groups(model, settings.weight_decay)
-    if settings.encoder_learning_rate is not None:
-        groups = encoder_apart(groups, model, settings.encoder_learning_rate)
+    if settings.encoder_rate != 1:
+        groups = encoder_apart(groups, model, settings.encoder_rate * settings.learning_rate)
     if settings.optimizer == "muon":
         return MuonAndAdamW(groups, settings.learning_rate)
     if settings.optimizer == "adamw":
