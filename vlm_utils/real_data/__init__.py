@@ -3,7 +3,7 @@
 from vlm_utils.real_data.adapting import grow_encoder, measure_domains, unfreeze_encoder
 from vlm_utils.real_data.joined import join_datasets, join_tables, turned_copies
 from vlm_utils.real_data.pretraining import Augmentation, caption_targets, pretrain_encoder
-from vlm_utils.real_data.sensor import OTHER_SENSOR, Sensor, seen_by
+from vlm_utils.real_data.sensor import OTHER_SENSOR, Sensor, load_new_domain, seen_by
 
 __all__ = [
     "OTHER_SENSOR",
@@ -13,6 +13,7 @@ __all__ = [
     "grow_encoder",
     "join_datasets",
     "join_tables",
+    "load_new_domain",
     "measure_domains",
     "pretrain_encoder",
     "seen_by",
