@@ -92,10 +92,11 @@ class ConvPath(nn.Module):
     def __init__(self, config: TwoPathConfig):
         super().__init__()
         channels = [config.vit_config.num_channels, *config.widths]
+        # None in the first stage: on maps that large, it would take a third of the time.
         self.stages = nn.Sequential(*(
             nn.Sequential(Convolution(before, after, stride=2), nn.BatchNorm2d(after), nn.GELU(),
-                          ResidualBlock(after))
-            for before, after in pairwise(channels)))
+                          ResidualBlock(after) if number else nn.Identity())
+            for number, (before, after) in enumerate(pairwise(channels))))
         self.to_vectors = nn.Sequential(nn.Linear(channels[-1], config.conv_size),
                                         nn.LayerNorm(config.conv_size))
 

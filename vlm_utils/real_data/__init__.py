@@ -39,7 +39,7 @@ from vlm_utils.real_data.nlvr2 import read_nlvr2, write_nlvr2
 from vlm_utils.real_data.pretraining import Augmentation, caption_targets, pretrain_encoder
 from vlm_utils.real_data.records import RealData
 from vlm_utils.real_data.scores import class_f1, nlvr_scores, teochat_scores
-from vlm_utils.real_data.sensor import OTHER_SENSOR, Sensor, seen_by
+from vlm_utils.real_data.sensor import OTHER_SENSOR, Sensor, load_new_domain, seen_by
 from vlm_utils.real_data.shapes import draw, drawn_f1, parse_boxes, parse_polygons
 from vlm_utils.real_data.spot_the_diff import read_spot_the_diff, write_spot_the_diff
 from vlm_utils.real_data.teochatlas import read_teochatlas, write_teochatlas
@@ -49,10 +49,10 @@ __all__ = [
     "Thing", "asked_as", "balance", "bleu_4", "can_instruct", "caption_facts", "caption_scores",
     "caption_targets", "checklist", "cider_d", "class_f1", "detection_scores", "domain_gap",
     "draw", "drawn_f1", "grow_encoder", "guessing", "in_form", "instruct", "join_datasets",
-    "join_tables", "licences", "match_things", "measure_domains", "near_duplicates", "nlvr_scores",
-    "parse_boxes", "parse_polygons", "parse_things", "perceptual_hash", "pretrain_encoder",
-    "read_flickr8k", "read_levir_cc", "read_nlvr", "read_nlvr2", "read_spot_the_diff",
-    "read_teochatlas", "right_answers", "rouge_l", "samples_needed", "score_tasks", "seen_by",
-    "teochat_scores", "things_of", "things_text", "turned_copies", "unfreeze_encoder",
-    "write_flickr8k", "write_levir_cc", "write_nlvr", "write_nlvr2", "write_spot_the_diff",
-    "write_teochatlas"]
+    "join_tables", "licences", "load_new_domain", "match_things", "measure_domains",
+    "near_duplicates", "nlvr_scores", "parse_boxes", "parse_polygons", "parse_things",
+    "perceptual_hash", "pretrain_encoder", "read_flickr8k", "read_levir_cc", "read_nlvr",
+    "read_nlvr2", "read_spot_the_diff", "read_teochatlas", "right_answers", "rouge_l",
+    "samples_needed", "score_tasks", "seen_by", "teochat_scores", "things_of", "things_text",
+    "turned_copies", "unfreeze_encoder", "write_flickr8k", "write_levir_cc", "write_nlvr",
+    "write_nlvr2", "write_spot_the_diff", "write_teochatlas"]

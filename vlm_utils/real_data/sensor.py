@@ -14,8 +14,10 @@ from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from vlm_utils.datasets import ImageTable
+from vlm_utils.datasets import ImageTable, load_image_table, load_series_table
+from vlm_utils.datasets.tables import take_subset
 from vlm_utils.plots import progress
+from vlm_utils.profiles import Profile, image_folder
 
 
 @dataclass(frozen=True)
@@ -71,3 +73,16 @@ def seen_by(sensor: Sensor, table: ImageTable) -> ImageTable:
     images = Dataset.from_dict({"image": pictures}, features=Features({"image": ImageFeature()}))
     return replace(table, name=f"{table.name}, another sensor", dataset=images,
                    image_features=None)
+
+
+def load_new_domain(profile: Profile, split: str, images: int) -> ImageTable:
+    """A domain that the embedded encoder was not made for: your own pictures, or another sensor's.
+
+    The pictures of VLM_IMAGES if they have captions, all of them; else so many images of TinyEarth
+    as OTHER_SENSOR sees them.
+    """
+    if image_folder() is not None:
+        table = load_image_table(profile, split, with_truth=True)
+        if not table.truth.has_scenes:
+            return table
+    return seen_by(OTHER_SENSOR, take_subset(load_series_table(split), images))
