@@ -8,12 +8,14 @@ cures      projector and language model only; the encoder's last layer trained t
            tenth of their learning rate; the ViT pretrained on the new captions first; orientations
            as augmentation, frozen and pretrained; convolutions beside the ViT, pretrained
 rate       all of the encoder, at the same learning rate as everything else, or at a tenth
-kept       a tenth, a third or none of the samples are TinyEarth's own, for what it forgets
+kept       a third, a tenth or none of the samples are TinyEarth's own, for what it forgets
+best       the last of the cures alone; left out unless it is named
 
 Every arm starts from the trained model in data/ and has the same seconds of processor time, those
 of its encoder included: what sees its images again at each step takes fewer steps. Every arm is
 asked about new images of the new domain and of TinyEarth ("before" is the model that all start
-from). --images: a quarter of each class is kept for the test, as the lessons do.
+from). --images: a quarter of each class is kept for the test, as the lessons do, unless the folder
+has train/ and test/ of its own.
 The last line is JSON, which --output also writes to a file, after each run.
 """
 
@@ -84,15 +86,15 @@ class Cure:
 
 
 PRETRAINED = 0.7
+BEST = Cure(pretrained=PRETRAINED, beside=True, orientations=8)
 COMPARISONS: dict[str, dict[str, Cure]] = {
     "cures": {"frozen": Cure(), "last layer": Cure(layers=1), "all layers": Cure(layers=None),
               "pretrained": Cure(pretrained=PRETRAINED), "turned": Cure(orientations=8),
               "pretrained, turned": Cure(pretrained=PRETRAINED, orientations=8),
-              "convolutions, turned": Cure(pretrained=PRETRAINED, beside=True, orientations=8)},
+              "convolutions, turned": BEST},
     "rate": {"a tenth": Cure(layers=None), "the same": Cure(layers=None, rate=1.0)},
-    "kept": {"a third": Cure(pretrained=PRETRAINED, beside=True, orientations=8),
-             "a tenth": Cure(pretrained=PRETRAINED, beside=True, orientations=8, kept=0.1),
-             "none": Cure(pretrained=PRETRAINED, beside=True, orientations=8, kept=0.0)},
+    "kept": {"a third": BEST, "a tenth": replace(BEST, kept=0.1), "none": replace(BEST, kept=0.0)},
+    "best": {"convolutions, turned": BEST},
 }
 
 
@@ -264,9 +266,10 @@ def parse() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=at_least_one, default=default,
                             help=f"{text} (default: {default})")
     parser.add_argument("--images", type=Path, help="a folder with captions or class folders")
-    parser.add_argument("--only", default=list(COMPARISONS), metavar="NAME,NAME",
+    usual = [name for name in COMPARISONS if name != "best"]
+    parser.add_argument("--only", default=usual, metavar="NAME,NAME",
                         type=lambda text: parse_comparisons(text, list(COMPARISONS)),
-                        help=f"some of {', '.join(COMPARISONS)} (default: all)")
+                        help=f"some of {', '.join(COMPARISONS)} (default: all but best)")
     parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
     options = parser.parse_args()
     if options.output and not options.output.parent.is_dir():

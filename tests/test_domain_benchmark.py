@@ -10,8 +10,6 @@ from PIL import Image
 
 from vlm_utils.profiles import REPOSITORY
 
-EUROSAT = REPOSITORY.parent / "shared" / "real" / "eurosat"
-
 
 @pytest.fixture
 def domain(monkeypatch):
@@ -83,10 +81,10 @@ def test_kept_is_the_share_of_samples_of_the_old_domain(domain, small):
         small.train, domain.parts(small.mixture, 200), seed=0).recipes
 
 
-def test_steps_are_what_the_time_allows(domain):
+def test_steps_are_what_the_time_allows(domain, monkeypatch):
     """The first steps of a work cost more than later ones: only those that are added count."""
     spent = iter([0.0, 5.2, 10.0, 15.6])    # start, end after 2 steps; start, end after 6
-    domain.time = type("clock", (), {"process_time": lambda: next(spent)})
+    monkeypatch.setattr(domain.time, "process_time", lambda: next(spent))
     assert domain.seconds_of_step(lambda steps: None) == pytest.approx(0.1)
 
 
@@ -133,11 +131,9 @@ def test_the_command_measures_each_cure_once_and_reports(domain, small, monkeypa
         for arm in ("before", "a tenth", "the same") for of in (domain.NEW, domain.OLD)]
 
 
-@pytest.mark.skipif(not EUROSAT.is_dir(), reason="no folder shared/real/eurosat beside the "
-                                                "repository: its tiles are not part of it")
-def test_real_tiles_are_a_domain(domain, monkeypatch):
+def test_real_tiles_are_a_domain(domain, monkeypatch, real_images):
     monkeypatch.setenv("VLM_IMAGES", "")
-    found = domain.load_domain(EUROSAT)
+    found = domain.load_domain(real_images / "eurosat")
     assert len(found.train) == 3000 and len(found.test) == 1000
     assert len({captions[0] for captions in found.train.truth.captions}) == 10
 

@@ -42,10 +42,10 @@ def unfreeze_encoder(model: MultiImageVLM, layers: int | None = None) -> MultiIm
 def grow_encoder(model: MultiImageVLM, seed: int = 0, **shapes) -> MultiImageVLM:
     """Put convolutions beside the model's ViT; until they are trained, nothing else changes.
 
-    The projector gets a column for each number of the new path, all zeros: answers stay what they
-    were, to the last bit, as with gates at zero (lesson 08). The ViT is frozen and the new path
-    trains. shapes: of TwoPathConfig (widths, conv_size). Changes the model in place
-    and returns it. Raises ValueError for a model that has two paths already.
+    The projector gets a column for each number of the new path, all zeros: image tokens stay what
+    they were, up to rounding, as with gates at zero (lesson 08). The ViT is frozen and the new path
+    trains. shapes: of TwoPathConfig (widths, conv_size). Changes the model in place and returns it.
+    Raises ValueError for a model that has two paths already.
     """
     old = model.vision_encoder
     if isinstance(old, TwoPathEncoder):
