@@ -52,7 +52,7 @@ def true_false_scores(student: Callable) -> None:
     expect(call(student, inputs), (right, whole), inputs, [
         ((accuracy(read), consistency(read)),
          "answers that are neither true nor false were left out: a model then gains by saying "
-         "nothing where it is unsure; they are wrong, and count"),
+         "nothing when it is unsure; they are wrong, and count"),
         ((accuracy(read), whole),
          "the accuracy leaves out answers that are neither true nor false: they are wrong, and "
          "count"),
@@ -198,12 +198,12 @@ def _check_f1(student: Callable, truths: list[str], said: list[str]) -> None:
 
     expect(result, right, inputs, [
         (weighed(lambda name: f1(name, lambda truth, answer: answer in names)),
-         "an answer that is no class cost nothing: its sample is missed by the true class, so "
+         "an answer that is not a class cost nothing: its sample is missed by the true class, so "
          "that a model cannot gain by making up a class"),
         (weighed(lambda name: f1(name, lambda truth, answer: answer in names),
                  [truth for truth, _ in known]),
-         "the samples whose answer is no class were left out: a model could then gain by making "
-         "up a class where it is unsure; they are missed by the true class"),
+         "the samples whose answer is not a class were left out: a model could then gain by making "
+         "up a class when it is unsure; they are missed by the true class"),
         (sum(map(f1, names)) / len(names),
          "that is the plain mean over the classes: weigh each by its share of the truths"),
         (sum(map(f1, names)) / len({*truths, *said}),

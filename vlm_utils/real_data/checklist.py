@@ -58,7 +58,7 @@ def balance(samples: TaskDataset, task: str | None = None) -> pd.DataFrame:
 
 
 def samples_needed(width: float, accuracy: float = 0.5) -> int:
-    """The fewest samples whose 95% Wilson interval is no wider than `width`, a share.
+    """The fewest samples whose 95% Wilson interval is at most `width` wide, a share.
 
     accuracy: what you expect; 0.5 needs most. They must be independent: questions about the same
     image count as one (`warn_small_samples`). Raises ValueError for shares outside 0 to 1.
