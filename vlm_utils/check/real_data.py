@@ -30,64 +30,75 @@ CLASSES = [(["none"] * 6 + ["minor"] * 3 + ["destroyed"] * 2,
 
 @exercise
 def true_false_scores(student: Callable) -> None:
-    """Three sentences, two of one set and two of one number, with answers that cannot be parsed."""
-    rows = PAIRS
+    """Five sentences, two of one set and two of one number, with answers that cannot be parsed."""
     inputs = dict(zip(("identifiers", "labels", "predictions"),
-                      map(list, zip(*rows, strict=True)), strict=True))
+                      map(list, zip(*PAIRS, strict=True)), strict=True))
     answers = [(identifier.split("-"), label.lower(), said.lower())
-               for identifier, label, said in rows]
-    read = [(parts, label, said) for parts, label, said in answers if said in ("true", "false")]
+               for identifier, label, said in PAIRS]
+    right = _accuracy(answers), _consistency(answers)
+    expect(call(student, inputs), right, inputs, [
+        *_wrong_answers(answers), *_wrong_groups(answers),
+        (right[::-1], "the two scores are exchanged: accuracy first"),
+        ((100 * right[0], 100 * right[1]),
+         "these are percentages: give shares between 0 and 1"),
+        ((right[0] * len(answers), right[1] * len(_grouped(answers))),
+         "these are counts: divide by the number of answers, and of sentences")])
 
-    def accuracy(rows: list) -> float:
-        return sum(label == said for _, label, said in rows) / len(rows)
 
-    def consistency(rows: list, parts: Sequence[int] = (0, 1, 3), rule: Callable = all) -> float:
-        found = [rule(answers) for answers in _grouped(rows, parts)]
-        return sum(found) / len(found)
-
-    right, whole = accuracy(answers), consistency(answers)
-    exact = [(identifier.split("-"), label, said) for identifier, label, said in rows]
+def _wrong_answers(answers: list) -> list[tuple]:
+    """The scores if answers are left out, or taken for what they are not."""
+    read = [row for row in answers if row[2] in ("true", "false")]
+    exact = [(identifier.split("-"), label, said) for identifier, label, said in PAIRS]
     held = [(parts, label, label if label in said else "") for parts, label, said in answers]
-    consistent = sum(len(g) for g in _grouped(answers, (0, 1, 3)) if all(g)) / len(answers)
-    expect(call(student, inputs), (right, whole), inputs, [
-        ((accuracy(read), consistency(read)),
+    return [
+        ((_accuracy(read), _consistency(read)),
          "answers that are neither true nor false were left out: a model then gains by saying "
-         "nothing where it is unsure; they are wrong, and count"),
-        ((accuracy(read), whole),
+         "nothing when it is unsure; they are wrong, and count"),
+        ((_accuracy(read), _consistency(answers)),
          "the accuracy leaves out answers that are neither true nor false: they are wrong, and "
          "count"),
-        ((right, consistency(read)),
+        ((_accuracy(answers), _consistency(read)),
          "the consistency leaves out answers that are neither true nor false: a sentence with "
          "such an answer is not consistent"),
-        ((right, consistency(answers, (0, 1, 2))),
+        ((_accuracy(exact), _consistency(exact)),
+         "\"true\" was not taken for \"True\": compare in small letters"),
+        ((_accuracy(held), _consistency(held)),
+         "an answer that only holds the label was taken for it: \"not true\" is not \"true\"")]
+
+
+def _wrong_groups(answers: list) -> list[tuple]:
+    """The scores if the sentences are not told apart, or counted in another way."""
+    pairs = sum(len(group) for group in _grouped(answers) if all(group)) / len(answers)
+    wrong = [
+        (_consistency(answers, (0, 1, 2)),
          "the answers were grouped by pair: a sentence is asked of several pairs, so its group "
          "has the same split, set and sentence"),
-        ((right, consistency(answers, (0, 1))),
+        (_consistency(answers, (0, 1)),
          "the two sentences of a set were taken for one: the last part of the identifier tells "
          "them apart"),
-        ((right, consistency(answers, (3,))),
+        (_consistency(answers, (3,)),
          "sentences of different sets were taken for one: they have the same number, and the set "
          "tells them apart"),
-        ((right, consistency(answers, (0, 1, 3), any)),
+        (_consistency(answers, rule=any),
          "one right answer was enough: a sentence is consistent only if all its pairs are right"),
-        ((right, consistency(answers, (0, 1, 3), lambda g: sum(g) / len(g))),
+        (_consistency(answers, rule=lambda group: sum(group) / len(group)),
          "that is the mean accuracy of the sentences: a sentence counts as a whole, or not at "
          "all"),
-        ((right, consistent),
-         "the pairs of consistent sentences were counted: count sentences, by the number of "
-         "sentences"),
-        ((accuracy(exact), consistency(exact)),
-         "\"true\" was not taken for \"True\": compare in small letters"),
-        ((accuracy(held), consistency(held)),
-         "an answer that only holds the label was taken for it: \"not true\" is not \"true\""),
-        ((whole, right), "the two scores are exchanged: accuracy first"),
-        ((100 * right, 100 * whole), "these are percentages: give shares between 0 and 1"),
-        ((sum(label == said for _, label, said in answers), sum(map(all, _grouped(
-            answers, (0, 1, 3))))), "these are counts: divide by the number of answers, and of "
-                                    "sentences")])
+        (pairs, "the pairs of consistent sentences were counted: count sentences, and divide by "
+                "the number of sentences")]
+    return [((_accuracy(answers), score), message) for score, message in wrong]
 
 
-def _grouped(rows: list, parts: Sequence[int]) -> list[list[bool]]:
+def _accuracy(answers: list) -> float:
+    return sum(label == said for _, label, said in answers) / len(answers)
+
+
+def _consistency(answers: list, parts: Sequence[int] = (0, 1, 3), rule: Callable = all) -> float:
+    found = [rule(group) for group in _grouped(answers, parts)]
+    return sum(found) / len(found)
+
+
+def _grouped(rows: list, parts: Sequence[int] = (0, 1, 3)) -> list[list[bool]]:
     groups = defaultdict(list)
     for identifier, label, said in rows:
         groups[tuple(identifier[k] for k in parts)].append(label == said)
@@ -97,52 +108,65 @@ def _grouped(rows: list, parts: Sequence[int]) -> list[list[bool]]:
 @exercise
 def undeserved(student: Callable) -> None:
     """Keywords shared, hidden in longer words, and shared by texts that are equal."""
-    rows = ANSWERS
-    inputs = dict(zip(("truths", "predictions"), map(list, zip(*rows, strict=True)), strict=True))
-    inputs["keywords"] = KEYWORDS
-    result = call(student, inputs)
-    right = _undeserved(rows)
-    wrong = [i for i, (truth, said) in enumerate(rows) if _plain(truth) != _plain(said)]
-    counted = [i for i, (truth, said) in enumerate(rows)
-               if _plain(truth) == _plain(said) or _shared(_plain(truth), _plain(said))]
+    inputs = dict(zip(("truths", "predictions"), map(list, zip(*ANSWERS, strict=True)),
+                      strict=True)) | {"keywords": KEYWORDS}
+    result, right = call(student, inputs), _undeserved()
     if isinstance(result, list | tuple) and result and set(map(type, result)) == {bool}:
         raise Mistake("that is True or False for each answer: give the positions of those that "
                       "are undeserved, as a list of numbers", inputs, result, right)
     expect(sorted(result) if isinstance(result, set) else result, right, inputs, [
-        (counted, "these are all answers that count: those that are equal to the truth have "
-                  "deserved it, leave them out"),
+        *_other_sets(), *_other_rules(),
+        ([i + 1 for i in right], "the positions count from 1: Python's count from 0"),
+        ([ANSWERS[i][1] for i in right],
+         "these are the answers themselves: give their positions"),
+        (len(right), "that is how many there are: give their positions, as a list")])
+
+
+def _other_sets() -> list[tuple]:
+    """Positions of all that counts, of all that is wrong, of all that does not count."""
+    wrong = [i for i, (truth, said) in enumerate(ANSWERS) if _plain(truth) != _plain(said)]
+    lost = [i for i in wrong if i not in _undeserved()]
+    return [
+        ([i for i in range(len(ANSWERS)) if i not in lost],
+         "these are all answers that count: those that are equal to the truth have deserved it, "
+         "leave them out"),
         (wrong, "these are all answers that are wrong: undeserved are those of them that the rule "
                 "counts, because of a keyword"),
-        ([i for i in range(len(rows)) if i not in counted],
-         "these are the answers that the rule does not count: it is the other ones that gain"),
-        ([i for i, (truth, said) in enumerate(rows) if _plain(truth) != _plain(said)
-          and _shared(_plain(truth), _plain(said), whole=True)],
+        (lost, "these are the answers that the rule does not count: it is the other ones that "
+               "gain")]
+
+
+def _other_rules() -> list[tuple]:
+    """Positions of what counts by another rule, or differs by another comparison."""
+    def wrong_by(rule: Callable) -> list[int]:
+        return [i for i, (truth, said) in enumerate(ANSWERS) if _plain(truth) != _plain(said)
+                and rule(_plain(truth), _plain(said))]
+
+    def holds(text: str) -> bool:
+        return any(word in text for word in KEYWORDS)
+
+    return [
+        (wrong_by(lambda truth, said: any(f" {word} " in f" {truth} " and f" {word} " in
+                                          f" {said} " for word in KEYWORDS)),
          "the keywords were looked for as whole words: the rule looks for letters, so that \"no\" "
          "is found in \"unknown\""),
-        (_undeserved(rows, lower=False),
+        (_undeserved(lower=False),
          "capitals make a difference here: put both texts into small letters, for the rule and "
          "for the comparison"),
-        (_undeserved(rows, punctuation=False),
+        (_undeserved(punctuation=False),
          "a full stop makes an answer undeserved: take the punctuation away before you compare"),
-        ([i for i, (truth, said) in enumerate(rows) if truth != said
+        ([i for i, (truth, said) in enumerate(ANSWERS) if truth != said
           and _shared(_plain(truth), _plain(said))],
          "the texts were compared as they stand: an answer that differs from the truth only by "
          "capitals or a full stop has deserved to count"),
-        ([i for i, (truth, said) in enumerate(rows) if _plain(truth) != _plain(said)
-          and any(word in _plain(said) for word in KEYWORDS)],
+        (wrong_by(lambda truth, said: holds(said)),
          "the keyword was looked for in the prediction alone: the rule asks for the same one in "
          "the truth as well"),
-        ([i for i, (truth, said) in enumerate(rows) if _plain(truth) != _plain(said)
-          and any(word in _plain(truth) for word in KEYWORDS)],
+        (wrong_by(lambda truth, said: holds(truth)),
          "the keyword was looked for in the truth alone: the rule asks for the same one in the "
          "prediction as well"),
-        ([i for i, (truth, said) in enumerate(rows) if _plain(truth) != _plain(said)
-          and any(word in _plain(said) for word in KEYWORDS)
-          and any(word in _plain(truth) for word in KEYWORDS)],
-         "any keyword in the one and any in the other were enough: it must be the same one"),
-        ([i + 1 for i in right], "the positions count from 1: Python's count from 0"),
-        ([rows[i][1] for i in right], "these are the answers themselves: give their positions"),
-        (len(right), "that is how many there are: give their positions, as a list")])
+        (wrong_by(lambda truth, said: holds(truth) and holds(said)),
+         "any keyword in the one and any in the other were enough: it must be the same one")]
 
 
 def _plain(text: str, lower: bool = True, punctuation: bool = True) -> str:
@@ -150,15 +174,13 @@ def _plain(text: str, lower: bool = True, punctuation: bool = True) -> str:
     return text.translate(str.maketrans("", "", string.punctuation)) if punctuation else text
 
 
-def _shared(truth: str, said: str, whole: bool = False) -> bool:
-    if whole:
-        return any(f" {word} " in f" {truth} " and f" {word} " in f" {said} " for word in KEYWORDS)
+def _shared(truth: str, said: str) -> bool:
     return any(word in truth and word in said for word in KEYWORDS)
 
 
-def _undeserved(rows: list, lower: bool = True, punctuation: bool = True) -> list[int]:
+def _undeserved(lower: bool = True, punctuation: bool = True) -> list[int]:
     pairs = [(_plain(truth, lower, punctuation), _plain(said, lower, punctuation))
-             for truth, said in rows]
+             for truth, said in ANSWERS]
     return [i for i, (truth, said) in enumerate(pairs) if truth != said and _shared(truth, said)]
 
 
@@ -174,47 +196,55 @@ def _check_f1(student: Callable, truths: list[str], said: list[str]) -> None:
     result = call(student, inputs, advice={
         ZeroDivisionError: "a class that no answer names has no precision; the F1 of the "
                            "docstring, from counts, needs none"})
-    names = sorted(set(truths))
-    pairs = list(zip(truths, said, strict=True))
-
-    def f1(name: str, misses: Callable = lambda truth, answer: True) -> float:
-        hits = sum(truth == answer == name for truth, answer in pairs)
-        alarms = sum(truth != answer == name for truth, answer in pairs)
-        missed = sum(truth == name != answer and misses(truth, answer) for truth, answer in pairs)
-        return 2 * hits / max(1, 2 * hits + alarms + missed)
-
-    def weighed(score: Callable, weights: Sequence[str] = truths) -> float:
-        return sum(weights.count(name) * score(name) for name in names) / max(1, sum(
-            weights.count(name) for name in names))
-
-    known = [(truth, answer) for truth, answer in pairs if answer in names]
-    right = weighed(f1)
-    if result is not None and result != result:
+    names, right = sorted(set(truths)), _weighed(_f1, truths, said)
+    if isinstance(result, float) and result != result:
         raise Mistake("the result is nan: of a class that no answer names, hits over answers is 0 "
                       "over 0; its F1 is 0", inputs, result, right)
-
-    def precision(name: str) -> float:
-        return sum(t == a == name for t, a in pairs) / max(1, said.count(name))
-
+    plain = sum(_f1(name, truths, said) for name in names)
+    known = [truth for truth, answer in zip(truths, said, strict=True) if answer in names]
     expect(result, right, inputs, [
-        (weighed(lambda name: f1(name, lambda truth, answer: answer in names)),
-         "an answer that is no class cost nothing: its sample is missed by the true class, so "
+        (_weighed(_f1_of_known, truths, said),
+         "an answer that is not a class cost nothing: its sample is missed by the true class, so "
          "that a model cannot gain by making up a class"),
-        (weighed(lambda name: f1(name, lambda truth, answer: answer in names),
-                 [truth for truth, _ in known]),
-         "the samples whose answer is no class were left out: a model could then gain by making "
-         "up a class where it is unsure; they are missed by the true class"),
-        (sum(map(f1, names)) / len(names),
+        (_weighed(_f1_of_known, truths, said, known),
+         "the samples whose answer is not a class were left out: a model could then gain by "
+         "making up a class when it is unsure; they are missed by the true class"),
+        (plain / len(names),
          "that is the plain mean over the classes: weigh each by its share of the truths"),
-        (sum(map(f1, names)) / len({*truths, *said}),
+        (plain / len({*truths, *said}),
          "classes that only answers name were counted as well: their share of the truths is 0"),
-        (weighed(f1, said), "the classes were weighed by how often they are answered: weigh them "
-                            "by how often they are true"),
-        (sum(truth == answer for truth, answer in pairs) / len(pairs),
+        (_weighed(_f1, truths, said, said),
+         "the classes were weighed by how often they are answered: weigh them by how often they "
+         "are true"),
+        (sum(map(str.__eq__, truths, said)) / len(truths),
          "that is the accuracy, or the recall of the classes, weighed: false alarms have to count "
          "as well"),
-        (weighed(precision), "that is the precision of the classes, weighed: misses have to count "
-                             "as well"),
-        (weighed(lambda name: f1(name) / 2),
-         "the 2 above the line is missing: twice the hits"),
+        (_weighed(_precision, truths, said),
+         "that is the precision of the classes, weighed: misses have to count as well"),
+        (right / 2, "the 2 above the line is missing: twice the hits"),
         (100 * right, "that is a percentage: give a share between 0 and 1")])
+
+
+def _weighed(score: Callable, truths: list[str], said: list[str],
+             weights: Sequence[str] | None = None) -> float:
+    """The mean of a score over the true classes, each weighed by how often it is in `weights`."""
+    weights = truths if weights is None else weights
+    names = set(truths)
+    return sum(weights.count(name) * score(name, truths, said) for name in names) / sum(
+        weights.count(name) for name in names)
+
+
+def _f1(name: str, truths: list[str], said: list[str]) -> float:
+    hits = sum(truth == answer == name for truth, answer in zip(truths, said, strict=True))
+    return 2 * hits / (truths.count(name) + said.count(name))
+
+
+def _f1_of_known(name: str, truths: list[str], said: list[str]) -> float:
+    """As if the samples whose answer is not a class were not there."""
+    known = [pair for pair in zip(truths, said, strict=True) if pair[1] in truths]
+    return _f1(name, *map(list, zip(*known, strict=True)))
+
+
+def _precision(name: str, truths: list[str], said: list[str]) -> float:
+    hits = sum(truth == answer == name for truth, answer in zip(truths, said, strict=True))
+    return hits / max(1, said.count(name))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from vlm_utils.datasets import ImageFeatures, TaskDataset
+from vlm_utils.datasets import ImageFeatures, ImageTable, TaskDataset
 from vlm_utils.evaluation import wilson_interval
 from vlm_utils.real_data.duplicates import near_duplicates
 
@@ -58,7 +58,7 @@ def balance(samples: TaskDataset, task: str | None = None) -> pd.DataFrame:
 
 
 def samples_needed(width: float, accuracy: float = 0.5) -> int:
-    """The fewest samples whose 95% Wilson interval is no wider than `width`, a share.
+    """The fewest samples whose 95% Wilson interval is at most `width` wide, a share.
 
     accuracy: what you expect; 0.5 needs most. They must be independent: questions about the same
     image count as one (`warn_small_samples`). Raises ValueError for shares outside 0 to 1.
@@ -81,21 +81,24 @@ def samples_needed(width: float, accuracy: float = 0.5) -> int:
     return most
 
 
-def domain_gap(first: ImageFeatures, second: ImageFeatures, seed: int = 0) -> dict[str, float]:
+def domain_gap(first: ImageTable, second: ImageTable, seed: int = 0) -> dict[str, float]:
     """How well two sets of encoded images can be told apart, before anything is trained on them.
 
     A linear classifier learns from half of the images which set one is of, and is asked about the
-    other half (Ben-David et al. 2010 measure domains so). first, second: what `encode_table`
-    returned. told_apart: 0.5 if nothing tells them apart, 1 if each is a world of its own; low,
-    high: its Wilson interval. Far apart does not mean that the encoder sees nothing there, but that
-    its old figures say nothing about it: measure. Raises ValueError for fewer than 20 images.
+    other half (Ben-David et al. 2010 measure domains so). Of each place it sees one image: frames
+    of a place on both sides would give the answer away. first, second: tables with image_features.
+    told_apart: 0.5 if nothing tells them apart, 1 if each is a world of its own; low, high: its
+    Wilson interval. Far apart does not mean that the encoder sees nothing there, but that its old
+    figures say nothing about it: measure. Raises ValueError for tables that are not encoded, or
+    show fewer than 20 places.
     """
-    count = min(len(first), len(second))
-    if count < 20:
-        raise ValueError(f"the smaller set has {count} images: give at least 20 of each")
     rng = np.random.default_rng(seed)
-    parts = [_pooled(features, np.sort(rng.permutation(len(features))[:count]))
-             for features in (first, second)]
+    rows = [_row_of_each_place(table, rng) for table in (first, second)]
+    count = min(map(len, rows))
+    if count < 20:
+        raise ValueError(f"the smaller set shows {count} places: give at least 20 of each")
+    parts = [_pooled(table.image_features, np.sort(rng.permutation(chosen)[:count]))
+             for table, chosen in zip((first, second), rows, strict=True)]
     values = np.concatenate(parts)                                      # (2 * count, dim)
     values = (values - values.mean(axis=0)) / (values.std(axis=0) + 1e-6)
     values = np.concatenate([values, np.ones((len(values), 1))], axis=1)
@@ -190,6 +193,14 @@ def _answers(samples: TaskDataset) -> pd.DataFrame:
     if table.empty:
         raise ValueError(f"{samples.table.name}: no sample has an answer")
     return table
+
+
+def _row_of_each_place(table: ImageTable, rng: np.random.Generator) -> list[int]:
+    if table.image_features is None:
+        raise ValueError(f"{table.name}: is not encoded: set table.image_features = "
+                         "encode_table(table, model, processor)")
+    rows = {table.truth.site_of(row): row for row in rng.permutation(len(table)).tolist()}
+    return list(rows.values())
 
 
 def _pooled(features: ImageFeatures, rows: np.ndarray) -> np.ndarray:

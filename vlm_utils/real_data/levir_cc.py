@@ -47,8 +47,8 @@ def read_levir_cc(folder: str | Path, split: str = "test", every_reference: bool
     folder: with `LevirCCcaptions.json` and `images/<split>/{A,B}`. split: train, val (or
     validation) or test; entries of other splits count as left out. every_reference: a sample for
     each sentence, to train on; else one per pair, to measure on. rows: name (the filename), where,
-    references (all sentences), changed (whether the pair shows a change: two thirds of a score can
-    come from the five sentences that say no). Raises ValueError naming file and row if an entry
+    references (all sentences), changed (does the pair show a change? Score both kinds apart: one
+    sentence is right for all pairs without one). Raises ValueError naming file and row if an entry
     cannot be read.
     """
     split = SPLITS.get(split, split)

@@ -81,7 +81,7 @@ def _part(reading: Reading, entries: list, most: int | None, seed: int) -> list:
 
 
 def _boxes(reading: Reading, file: Path, name: str, where: str) -> list[Image.Image] | None:
-    """The three boxes of a picture; None, with a note, if there is none to cut."""
+    """The three boxes of a picture; None, with a note, if it cannot be cut."""
     if not file.is_file():
         reading.note("images missing", file.name, where, f"there is no {file}")
         reading.note("dropped", name, where, f"{file.name} is missing")

@@ -96,7 +96,7 @@ class Reading:
     def finish(self, most: int | None = None, seed: int = 0) -> RealData:
         """The samples of all rows whose images are there and can be read.
 
-        most: take so many of the rows, drawn at random with this seed; the others count as left
+        most: take that many rows, drawn at random with this seed; the others count as left
         out. Raises ValueError if no row can be used.
         """
         if most is not None and most < 1:
@@ -261,7 +261,7 @@ def write_picture(picture: Image.Image, file: Path, kind: str | None = None) -> 
 
 
 def needs_scenes(table: ImageTable) -> None:
-    """Raise ValueError for a table of which no scenes are known: there is no truth to write."""
+    """Raise ValueError for a table whose scenes are not known: nothing true could be written."""
     if not table.truth.has_scenes:
         raise ValueError(f"{table.name}: its scenes are not known: take load_series_table(split)")
 

@@ -23,7 +23,7 @@ def parse_boxes(text: str) -> tuple[list[Box], int]:
     """All boxes of an answer, and how many brackets hold something else than four numbers.
 
     TEOChat's own script stops at a bracket with fewer than four numbers, and with it the whole
-    run; here such a bracket is no box. Corners come in order and within 0 to 100.
+    run; here such a bracket is not a box. Corners come in order and within 0 to 100.
     """
     boxes, unreadable = [], 0
     for inside in _BRACKETS.findall(text):

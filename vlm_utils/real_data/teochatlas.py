@@ -125,7 +125,7 @@ def _images(record: dict, folder: Path, max_images: int, where: str
 
 
 def _date(stamp, where: str) -> str:
-    """A timestamp as an ISO date, "" if it is none: dates only sort here."""
+    """A timestamp as an ISO date, "" if it cannot be read: dates only sort here."""
     try:
         return parse_date(stamp, where) or ""
     except ValueError:
@@ -163,7 +163,7 @@ TASKS = {"locate": "spatial_referring_expression", "ask": "question_answering",
 
 def write_teochatlas(folder: str | Path, table: ImageTable, file: str = "eval_TinyEarth.json",
                      samples: int = 4, seed: int = 0) -> None:
-    """So many questions of each of five tasks about TinyEarth, as TEOChatlas writes them.
+    """Questions about TinyEarth as TEOChatlas writes them, `samples` of each of five tasks.
 
     As in the real files, names of images are plain text, polygons are WKT in pixels of 256 x 256 or
     [''], and sequences have timestamps.

@@ -4,7 +4,7 @@ def weighted_f1(truths: list[str], predictions: list[str]) -> float:
 
     Of a class: hits are answers that name it and are right, false alarms
     name it and are wrong, misses are its samples with any other answer,
-    also one that is no class at all. F1 is
+    also one that is not a class. F1 is
     2 * hits / (2 * hits + false alarms + misses). The weight of a class
     is its share of the truths.
     """
