@@ -61,7 +61,7 @@ from vlm_utils.real_data import (
 from vlm_utils.training import TrainingSettings, encode_table, start_run, train
 
 NEW, OLD = "new domain", "TinyEarth"
-TRAIN_IMAGES, TEST_IMAGES = 3000, 1000      # of TinyEarth by another sensor
+TRAIN_IMAGES, TEST_IMAGES = 2000, 1000      # of TinyEarth by another sensor
 KEPT_IMAGES = 3000                          # of TinyEarth, that training goes back to
 BATCH, SAMPLES_OF_ONE_STEP = 64, 4          # samples of a step; steps that are timed
 
