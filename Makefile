@@ -8,7 +8,7 @@ READY := $(VENV)/.installed
 
 .PHONY: course test check lab site notebooks clean
 
-course: $(READY)  ## execute the eight lessons; build/index.html opens a site of what they showed
+course: $(READY)  ## execute all lessons; build/index.html opens a site of what they showed
 	$(BIN)/python -m vlm_utils course
 
 test: $(READY)  ## unit tests, and every notebook under nbval

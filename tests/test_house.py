@@ -26,6 +26,7 @@ ORDER = (
     ("answering",),
     ("training", "evaluation"),
     ("time_series",),
+    ("real_data",),
     ("widgets",),
     ("making",),
     ("check",),

@@ -184,7 +184,7 @@ def test_the_container_installs_and_opens_a_lesson_that_is_there(tmp_path):
 
 
 def test_there_is_a_session_for_each_row_of_the_plan():
-    words = {"six": 6, "eight": 8, "ten": 10, "eleven": 11, "twelve": 12}
+    words = {"six": 6, "eight": 8, "ten": 10, "eleven": 11, "twelve": 12, "thirteen": 13}
     said = words[re.search(r"^(\w+) sessions", TEXT, re.M)[1].lower()]
     rows = re.findall(r"^\| (\d+) \| (\d\d) ", TEXT, re.M)
     assert [int(number) for number, _ in rows] == list(range(1, said + 1))

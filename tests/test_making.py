@@ -27,8 +27,8 @@ class TableRead(Exception):
     """The table is asked for: what comes afterwards takes minutes."""
 
 
-def test_four_models_are_made():
-    assert MAKERS == ["base_model", "cross_model", "time_model", "trained_model"]
+def test_five_models_are_made():
+    assert MAKERS == ["base_model", "cross_model", "tasks_model", "time_model", "trained_model"]
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -153,6 +153,24 @@ def test_what_is_no_table_of_samples_is_refused(rows, says):
         own_samples(rows)
 
 
+def test_rows_that_cannot_be_read_can_be_collected(files):
+    """For a reader of many files, which counts them; what is wrong otherwise still raises."""
+    rows = pairs(files)
+    rows[2]["images"], rows[5]["images"] = ["0.png", "gone.png"], [b"no picture", "1.png"]
+    refused = []
+    found = own_samples(rows, "mine", refused)
+    assert [number for number, _ in refused] == [2, 5]
+    assert "gone.png" in refused[0][1] and "is not an image" in refused[1][1]
+    kept = own_samples([row for number, row in enumerate(rows) if number not in (2, 5)])
+    assert found.recipes == kept.recipes and len(found.table) == 6
+    for row in range(6):
+        assert np.array_equal(found.table.image(row), kept.table.image(row))
+    with pytest.raises(ValueError, match="mine: no row has images that can be read .*gone.png"):
+        own_samples([rows[2]], "mine", [])
+    with pytest.raises(ValueError, match="row 0: answer is '', not a text"):
+        own_samples([rows[0] | {"answer": ""}], "mine", [])
+
+
 def test_own_samples_take_the_way_of_all_others(files, model, processor, tmp_path):
     """Encoded beforehand, trained on, saved, asked, and with the images taken away."""
     dataset = own_samples(pairs(files))

@@ -64,3 +64,11 @@ def test_boxes_are_drawn_on_every_image_and_none_where_there_is_none():
     figure = draw_boxes(images, boxes, [None] * 5, ["Where is the lake?"] * 5)
     assert [len(axis.patches) for axis in figure.axes] == [2, 0, 2, 2, 2, 0, 0, 0]
     assert len(figure.axes[0].images) == 1 and not figure.axes[7].images
+
+
+def test_several_boxes_of_one_image_are_all_drawn():
+    """A trap: a list of four boxes looks like one box of four corners."""
+    four = [(0, 0, 10, 10), (20, 0, 30, 10), (40, 0, 50, 10), (60, 0, 70, 10)]
+    figure = draw_boxes([Image.new("RGB", (64, 64))] * 3, [four, [], four[:1]],
+                        [None, four[:2], (1, 2, 3, 4)], [""] * 3)
+    assert [len(axis.patches) for axis in figure.axes] == [8, 2, 3]

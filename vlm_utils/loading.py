@@ -75,7 +75,7 @@ def read_model(found: Checkpoint, **settings) -> tuple[MultiImageVLM, MultiImage
         with quiet_libraries():
             model, said = MODELS[config.model_type].from_pretrained(
                 found.path, config=config, output_loading_info=True, use_safetensors=True,
-                local_files_only=True)
+                local_files_only=True, dtype=torch.float32)     # also what is stored in half
     except Exception as error:          # what torch, safetensors or transformers make of the files
         raise DamagedFiles(f"{found.path}: config.json and the weights do not make a model "
                            f"({type(error).__name__}: {error})") from None

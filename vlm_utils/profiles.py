@@ -16,8 +16,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 PRECISIONS, AVERAGES = ("no", "bf16", "fp16"), ("samples", "tokens")
 OPTIMIZERS = ("adamw", "muon", "adafactor")
-# Images of each split below which a lesson would have nothing to show.
-SMALLEST_SUBSET = 16
+SMALLEST_SUBSET = 16    # images of each split; with fewer, a lesson has nothing to show
 _PATHS = ("VLM_IMAGES", "VLM_OUTPUT", "VLM_DATA")
 
 
@@ -39,6 +38,7 @@ class TrainingSettings:
     batch_size: int = 64
     accumulation: int = 1           # batches whose gradients make one step
     learning_rate: float = 2e-3     # at its highest; see optimizer
+    encoder_rate: float = 1.0       # of a vision encoder that trains, in shares of learning_rate
     warmup_steps: int = 200         # until the learning rate is at its highest
     weight_decay: float = 0.05      # of matrices; embeddings, norms and biases have none
     max_grad_norm: float = 1.0      # longer gradients are scaled down to this length
@@ -62,8 +62,8 @@ class TrainingSettings:
             value = getattr(self, name)
             if not isinstance(value, Integral) or isinstance(value, bool) or value < lowest:
                 raise ValueError(f"{name} is a whole number of at least {lowest}, not {value!r}")
-        for name, may_be_zero in (("learning_rate", False), ("max_grad_norm", False),
-                                  ("weight_decay", True)):
+        for name, may_be_zero in (("learning_rate", False), ("encoder_rate", False),
+                                  ("max_grad_norm", False), ("weight_decay", True)):
             value = getattr(self, name)
             enough = isinstance(value, Real) and (value >= 0 if may_be_zero else value > 0)
             if not enough or not math.isfinite(value):

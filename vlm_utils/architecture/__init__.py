@@ -28,11 +28,12 @@ from vlm_utils.architecture.processor import (
     named_images,
     special_tokens,
 )
+from vlm_utils.architecture.two_paths import TwoPathConfig, TwoPathEncoder
 
 __all__ = [
     "AutoMultiImageProcessor", "IDENTIFIERS", "IDENTIFIER_PATTERN", "IGNORED", "IMAGE_TOKEN",
     "LAYOUTS", "MultiImageProcessor", "MultiImageVLM", "MultiImageVLMConfig", "MultiImageVLMOutput",
-    "Projector", "add_special_tokens", "answer_loss", "as_text",
-    "base_of_adapter",
-    "count_parameters", "identifier", "image_block", "join_parts", "join_pretrained", "lay_out",
-    "merge_adapter", "merge_image_embeddings", "merge_neighbours", "named_images", "special_tokens"]
+    "Projector", "TwoPathConfig", "TwoPathEncoder", "add_special_tokens", "answer_loss",
+    "as_text", "base_of_adapter", "count_parameters", "identifier", "image_block", "join_parts",
+    "join_pretrained", "lay_out", "merge_adapter", "merge_image_embeddings", "merge_neighbours",
+    "named_images", "special_tokens"]

@@ -13,6 +13,7 @@ class MultiImageVLMConfig(PreTrainedConfig):
     merge_factor: each square of merge_factor x merge_factor patches becomes one token.
     max_images: the most images a sample may hold, as many as there are identifier tokens.
     encoder_trains: the vision encoder was not frozen when the model was saved.
+    encoder_frozen: the weights of it that were frozen all the same, by name.
     """
 
     model_type = "multi_image_vlm"
@@ -20,13 +21,13 @@ class MultiImageVLMConfig(PreTrainedConfig):
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
 
     def __init__(self, vision_config=None, text_config=None, image_token_id=0, merge_factor=2,
-                 max_images=8, encoder_trains=False, **kwargs):
+                 max_images=8, encoder_trains=False, encoder_frozen=(), **kwargs):
         self.vision_config = _as_config(vision_config, "vit")
         self.text_config = _as_config(text_config, "llama")
         self.image_token_id = image_token_id
         self.merge_factor = merge_factor
         self.max_images = max_images
-        self.encoder_trains = encoder_trains
+        self.encoder_trains, self.encoder_frozen = encoder_trains, list(encoder_frozen)
         kwargs.setdefault("tie_word_embeddings", self.text_config.tie_word_embeddings)
         super().__init__(**kwargs)
 

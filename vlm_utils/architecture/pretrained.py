@@ -50,17 +50,22 @@ class PretrainedVLM(PreTrainedModel):
         return self
 
     def save_pretrained(self, save_directory: str | Path, **options) -> None:
-        """As any model of transformers. Whether the vision encoder is frozen is saved with it."""
-        self.config.encoder_trains = any(p.requires_grad for p in self.vision_encoder.parameters())
+        """As any model of transformers. Which of the vision encoder is frozen is saved with it."""
+        weights = dict(self.vision_encoder.named_parameters())
+        frozen = [name for name, weight in weights.items() if not weight.requires_grad]
+        self.config.encoder_trains = len(frozen) < len(weights)
+        self.config.encoder_frozen = frozen if self.config.encoder_trains else []
         super().save_pretrained(save_directory, **options)
 
     @classmethod
     def from_pretrained(cls, *arguments, **options):
-        """As any model of transformers. The vision encoder is frozen, unless it was not when the
-        model was saved."""
+        """As any model of transformers. The vision encoder is frozen, but for what was not when
+        the model was saved."""
         loaded = super().from_pretrained(*arguments, **options)
         model = loaded[0] if options.get("output_loading_info") else loaded
-        model.vision_encoder.requires_grad_(model.config.encoder_trains)
+        frozen = set(model.config.encoder_frozen)
+        for name, weight in model.vision_encoder.named_parameters():
+            weight.requires_grad_(model.config.encoder_trains and name not in frozen)
         return loaded
 
     @classmethod

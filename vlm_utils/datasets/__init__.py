@@ -29,6 +29,7 @@ from vlm_utils.datasets.tables import (
     ImageTable,
     add_orientations,
     load_image_table,
+    load_profile_table,
     load_series_table,
 )
 from vlm_utils.datasets.truth import Recipe, Truth, images_first
@@ -38,5 +39,6 @@ __all__ = [
     "ImageFeatures", "ImageTable", "Recipe", "Sample", "TaskDataset", "Truth", "add_orientations",
     "box_text", "build_recipes", "build_tasks", "caption_pair", "changed_box", "compare", "cover",
     "encode_sample", "encode_samples", "encode_text", "feasible", "images_first", "is_free_text",
-    "load_image_table", "load_series_table", "locate", "locate_change", "mask_prompt", "moments",
-    "most_images", "own_samples", "parse_mixture", "select", "sequence", "when"]
+    "load_image_table", "load_profile_table", "load_series_table", "locate", "locate_change",
+    "mask_prompt", "moments", "most_images", "own_samples", "parse_mixture", "select", "sequence",
+    "when"]

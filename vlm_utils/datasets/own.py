@@ -17,18 +17,21 @@ from vlm_utils.architecture import IMAGE_TOKEN, named_images
 from vlm_utils.datasets.samples import TaskDataset
 from vlm_utils.datasets.tables import ImageTable
 from vlm_utils.datasets.truth import Recipe, Truth, images_first
-from vlm_utils.sources.images import as_rgb, open_file, open_image
+from vlm_utils.sources.images import UnreadableImage, as_rgb, open_file, open_image
 
 _COLUMNS = ("images", "prompt", "answer")
 
 
-def own_samples(rows: Dataset | Iterable[Mapping], name: str = "own samples") -> TaskDataset:
+def own_samples(rows: Dataset | Iterable[Mapping], name: str = "own samples",
+                refused: list[tuple[int, str]] | None = None) -> TaskDataset:
     """Samples to train, predict and evaluate with, from rows of `images`, `prompt` and `answer`.
 
     rows: a `datasets.Dataset`, or mappings. images: none to many, as paths, bytes or PIL images;
     each is opened once, here, and what several samples share is kept once. prompt: one `<image>`
     where each image goes; a prompt without any gets all of them in front. answer: a text, or None
-    if it is not known. task (optional): a name that summaries are grouped by.
+    if it is not known. task (optional): a name that summaries are grouped by. refused: a list that
+    takes the number of every row with an image that cannot be read, and the reason; these rows are
+    left out. Without such a list the first of them raises.
     Raises ValueError naming the row, and image, that cannot be used.
     """
     if isinstance(rows, Dataset):
@@ -41,14 +44,22 @@ def own_samples(rows: Dataset | Iterable[Mapping], name: str = "own samples") ->
     kept, recipes, i = [], [], 0
     for number, (text, count) in enumerate(texts):
         where, positions = f"{name}, row {number}", []
-        for k in range(count):
-            digest = _check(stored[i]["image"], f"{where}, image {k + 1}", first)
-            if digest not in first:
-                first[digest] = len(kept)
-                kept.append(i)
-            positions.append(first[digest])
-            i += 1
+        places, i = range(i, i + count), i + count
+        try:
+            for k, place in enumerate(places, start=1):
+                digest = _check(stored[place]["image"], f"{where}, image {k}", first)
+                if digest not in first:
+                    first[digest] = len(kept)
+                    kept.append(place)
+                positions.append(first[digest])
+        except UnreadableImage as error:
+            if refused is None:
+                raise
+            refused.append((number, str(error)))
+            continue
         recipes.append(_recipe(text, tuple(positions), where))
+    if not recipes:
+        raise ValueError(f"{name}: no row has images that can be read ({refused[0][1]})")
     images = stored.select(kept)
     images._fingerprint = hashlib.sha256("".join(first).encode()).hexdigest()[:16]
     files = [os.path.basename(path or "") for path in (row["path"] for row in images["image"])]

@@ -94,6 +94,15 @@ def load_series_table(split: str) -> ImageTable:
     return _tiny_earth_table(split)
 
 
+def load_profile_table(profile: Profile, split: str, images: int | None = None) -> ImageTable:
+    """The images that a profile's own model was made for, whatever VLM_IMAGES says; of them, at
+    most so many, and no more than the profile's subset has.
+    """
+    table = _profile_table(profile, split)
+    most = min(len(table), images or len(table), profile.subset or len(table))
+    return take_subset(table, most)
+
+
 def take_subset(table: ImageTable, images: int) -> ImageTable:
     """A table with so many of its images, or all if it has no more: see `choose_subset`."""
     if images >= len(table):
@@ -115,6 +124,10 @@ def _whole_table(profile: Profile, split: str, with_truth: bool) -> ImageTable:
             return table
         warnings.warn(f"{folder.name} has no captions: training and measuring use the images of "
                       "the profile", stacklevel=3)
+    return _profile_table(profile, split)
+
+
+def _profile_table(profile: Profile, split: str) -> ImageTable:
     if profile.dataset is not None:
         return _captioned_table(_hub_images(profile.dataset, split), split)
     return _tiny_earth_table(split)

@@ -56,6 +56,7 @@ from vlm_utils.making.conditions import only_embedded
 from vlm_utils.making.vision_pretraining import MERGE, PATCH, SIDE, pretrain_encoder
 from vlm_utils.profiles import data_folder, get_profile
 from vlm_utils.training import (
+    PixelTable,
     TrainingSettings,
     encode_table,
     print_progress,
@@ -73,25 +74,6 @@ SETTINGS = TrainingSettings(steps=5000, batch_size=64, learning_rate=3e-3, optim
 MIXTURE = {"describe 1": 40_000, "ask 1": 80_000, "refer 1": 50_000, "inventory 1": 14_000,
            "each 2-3": 60_000, "cover 2-3": 20_000, "inventory 2-3": 30_000, "locate 1": 40_000}
 GAP = 40  # positions
-
-
-class PixelTable:
-    """Every image of a table at the encoder's size, kept as bytes; what the encoder learns from.
-
-    table[[3, 5]] is (2, 3, height, width), float32, normalised as the processor does.
-    """
-
-    def __init__(self, table: ImageTable, processor: MultiImageProcessor):
-        settings = processor.image_processor
-        self.pixels = torch.cat([
-            settings([table.image(row) for row in range(start, min(start + 512, len(table)))],
-                     do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"]
-            for start in range(0, len(table), 512)])
-        self.mean = 255 * torch.tensor(settings.image_mean).view(3, 1, 1)
-        self.std = 255 * torch.tensor(settings.image_std).view(3, 1, 1)
-
-    def __getitem__(self, rows: list[int]) -> Tensor:
-        return (self.pixels[rows].float() - self.mean) / self.std
 
 
 def make_tokenizer(texts: list[str], max_images: int) -> PreTrainedTokenizerFast:

@@ -17,7 +17,8 @@ def draw_boxes(images: Sequence, truths: Sequence, answers: Sequence,
                titles: Sequence[str]) -> Figure:
     """Images with the true box in white and the model's in orange, dashed, and a title each.
 
-    truths, answers: boxes (left, top, right, bottom) in per cent of the image, or None for none.
+    truths, answers: for each image a box (left, top, right, bottom) in per cent of it, a list of
+    boxes, or None for none.
     """
     rows = -(-len(images) // IN_A_ROW)
     columns = min(len(images), IN_A_ROW)
@@ -36,8 +37,8 @@ def draw_boxes(images: Sequence, truths: Sequence, answers: Sequence,
     return figure
 
 
-def _outline(axis, box, colour: str, width: float, style: str) -> None:
-    if box is not None:
-        left, top, right, bottom = box
+def _outline(axis, given, colour: str, width: float, style: str) -> None:
+    one = given is not None and len(given) == 4 and not isinstance(given[0], Sequence)
+    for left, top, right, bottom in [given] if one else given or ():
         axis.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False,
                                  edgecolor=colour, linewidth=width, linestyle=style))

@@ -17,9 +17,11 @@ from vlm_utils.training.optimizers import (
     make_optimizer,
     parameter_groups,
 )
+from vlm_utils.training.pixels import PixelTable
 from vlm_utils.training.run import TrainingRun, start_run
 
 __all__ = [
-    "BETAS", "FeatureTable", "MuonAndAdamW", "StopButton", "TrainingRun", "TrainingSettings",
-    "answer_weights", "climb", "encode_table", "make_optimizer", "parameter_groups",
-    "print_progress", "resume_run", "save_checkpoint", "start_run", "train", "training_step"]
+    "BETAS", "FeatureTable", "MuonAndAdamW", "PixelTable", "StopButton", "TrainingRun",
+    "TrainingSettings", "answer_weights", "climb", "encode_table", "make_optimizer",
+    "parameter_groups", "print_progress", "resume_run", "save_checkpoint", "start_run", "train",
+    "training_step"]

@@ -34,12 +34,14 @@ class MuonAndAdamW(torch.optim.Optimizer):
     """
 
     def __init__(self, groups: list[dict], lr: float):
-        decayed, kept = groups
-        matrices = [p for p in decayed["params"] if p.ndim == 2]
-        others = [decayed | {"params": [p for p in decayed["params"] if p.ndim != 2]}, kept]
+        matrices, others = [], []
+        for decayed, kept in zip(groups[::2], groups[1::2], strict=True):
+            two, other = ([p for p in decayed["params"] if (p.ndim == 2) == flat]
+                          for flat in (True, False))
+            matrices.append(decayed | {"params": two})
+            others += [decayed | {"params": other}, kept]
         self.parts = [
-            torch.optim.Muon(matrices, lr=lr, weight_decay=decayed["weight_decay"],
-                             adjust_lr_fn="match_rms_adamw"),
+            torch.optim.Muon(matrices, lr=lr, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(others, lr=lr, betas=BETAS, fused=True)]
         super().__init__([group for part in self.parts for group in part.param_groups], {})
 
@@ -67,9 +69,28 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
+def encoder_apart(groups: list[dict], model: nn.Module, learning_rate: float) -> list[dict]:
+    """Pairs of groups, as parameter_groups gives one: all but the vision encoder, then its own.
+
+    What was trained for long moves in smaller steps than what is new (Howard and Ruder 2018).
+    Raises ValueError if the vision encoder is frozen.
+    """
+    of_encoder = {id(p) for p in model.vision_encoder.parameters() if p.requires_grad}
+    if not of_encoder:
+        raise ValueError("encoder_rate is given and the vision encoder is frozen: "
+                         "unfreeze it first, as unfreeze_encoder (lesson 09) does")
+    rest = [group | {"params": [p for p in group["params"] if id(p) not in of_encoder]}
+            for group in groups]
+    own = [group | {"params": [p for p in group["params"] if id(p) in of_encoder],
+                    "lr": learning_rate} for group in groups]
+    return rest + own
+
+
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
     """The settings' optimizer. Raises ValueError for one that the course does not have."""
     groups = parameter_groups(model, settings.weight_decay)
+    if settings.encoder_rate != 1:
+        groups = encoder_apart(groups, model, settings.encoder_rate * settings.learning_rate)
     if settings.optimizer == "muon":
         return MuonAndAdamW(groups, settings.learning_rate)
     if settings.optimizer == "adamw":
