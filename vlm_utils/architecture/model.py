@@ -131,6 +131,7 @@ class MultiImageVLM(PretrainedVLM):
         if pixel_values is not None:
             image_features = self.encode_images(pixel_values)
         if image_features is None:                              # text alone: a stack of no images
+            # None of them, and yet the projector takes part: its gradient is zero, not missing.
             image_features = token_embeddings.new_zeros(
                 0, self.config.patches_per_image, self.config.vision_config.hidden_size)
         dtype = next(self.projector.parameters()).dtype
