@@ -64,6 +64,9 @@ def doctor(options) -> int:
 
 def train(options) -> int:
     from vlm_utils.scaling.job import run_job
+    from vlm_utils.scaling.launch import start_processes
+    if options.start_processes > 1:
+        return start_processes(options.start_processes, sys.argv[1:])
     return run_job(options.job)
 
 
@@ -143,6 +146,8 @@ def refuse_what_is_not_there(parser: argparse.ArgumentParser, options) -> None:
         if options.command == "train":
             os.environ.setdefault("TQDM_DISABLE", "1")  # a log of lines, not of a bar's states
             from vlm_utils.scaling.job import plan
+            from vlm_utils.scaling.launch import processes_to_start
+            options.start_processes = processes_to_start(options.processes)
             options.job = plan(options)
     except (ValueError, OSError) as error:
         if int(os.environ.get("RANK", 0)):              # the first of several processes says it

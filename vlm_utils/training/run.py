@@ -98,11 +98,9 @@ def start_run(model: MultiImageVLM, processor: MultiImageProcessor,
     """
     set_seed(settings.seed)
     AcceleratorState._reset_state()  # a second run in one notebook may choose another precision
-    # Buffers are the same everywhere, and a gradient need not be kept twice.
-    accelerator = Accelerator(
+    accelerator = Accelerator(      # of copies, a gradient need not be kept twice
         mixed_precision=settings.precision, cpu=model.device.type == "cpu",
-        kwargs_handlers=[DistributedDataParallelKwargs(
-            broadcast_buffers=False, gradient_as_bucket_view=True)])
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)])
     samples = dataset if isinstance(dataset, EncodedSamples) \
         else EncodedSamples(dataset, processor)
     sampler = LengthGroupedSampler(
