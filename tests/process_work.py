@@ -25,12 +25,14 @@ def resumed(folder, **options) -> list[float]:
     return train(resume_run(folder, small_dataset(), **options), folder)["loss"].tolist()
 
 
-def with_texts():
+def with_texts(encoded=True):
     """Two of three samples are texts without images, each as long as those with images or so: in a
     batch of two, often one process has images and the other has none."""
     dataset = small_dataset()
     texts = [Recipe((), f"Say {word}", "Nothing changed.", "describe")
              for word in ("it", "that", "this") for _ in range(16)]
+    if not encoded:
+        dataset = replace(dataset, table=replace(dataset.table, image_features=None))
     return replace(dataset, recipes=[*dataset.recipes[:24], *texts])
 
 

@@ -93,15 +93,16 @@ class CrossAttentionVLM(MultiImageVLM):
             outputs.loss = outputs.loss + self.zero_times_unused()
         return outputs
 
-    def zero_times_unused(self) -> Tensor | float:
+    def zero_times_unused(self) -> Tensor:
         """0, made of the weights that a batch without images does not use.
 
         Their gradients are then zero and not missing. A process that waits to average them with
         those of another one would wait forever for a missing one.
         """
         parts = [self.projector, self.image_order, *self.language_model.blocks]
-        return sum(weight.flatten()[0] * 0 for part in parts if part is not None
-                   for weight in part.parameters() if weight.requires_grad)
+        return self.encode_no_images().sum() + sum(
+            weight.flatten()[0] * 0 for part in parts if part is not None
+            for weight in part.parameters() if weight.requires_grad)
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None,

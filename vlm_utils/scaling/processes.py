@@ -114,7 +114,8 @@ def evaluate_together(accelerator: Accelerator, model: MultiImageVLM,
 
 
 def _last_error(said: str) -> str:
-    """Of what a process wrote: the last traceback that is not the launcher's."""
+    """Of what processes wrote: the first traceback that tells of more than that others are gone."""
     tracebacks = said.split("Traceback (most recent call last):")[1:]
-    own = [text for text in tracebacks if "ChildFailedError" not in text]
-    return (own[-1] if own else said)[-3000:].strip()
+    own = [text for text in tracebacks
+           if "ChildFailedError" not in text and "by peer" not in text]
+    return (own[0] if own else said)[-3000:].strip()
