@@ -25,7 +25,7 @@ ORDER = (
     ("collate",),
     ("answering",),
     ("training", "evaluation"),
-    ("time_series",),
+    ("time_series", "scaling"),
     ("widgets",),
     ("making",),
     ("check",),

@@ -6,7 +6,9 @@ parameter by its share (a DTensor); nothing else of the training changes.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -45,8 +47,8 @@ class Shards(Copies):
         return None
 
     def write_state(self, folder: Path, run: TrainingRun) -> None:
-        dcp.save(optimizer_state(run), checkpoint_id=folder / STATE_FOLDER,
-                 no_dist=run.accelerator.num_processes == 1)
+        with _alone_or_together(run) as alone:
+            dcp.save(optimizer_state(run), checkpoint_id=folder / STATE_FOLDER, no_dist=alone)
 
     def read_state(self, folder: Path, run: TrainingRun, state: dict) -> None:
         read_optimizer(folder / STATE_FOLDER, run)
@@ -121,7 +123,8 @@ def read_optimizer(folder: Path, run: TrainingRun) -> None:
             wanted[key] = torch.empty_like(parameter, requires_grad=False)
         else:                                               # a count of steps
             wanted[key] = torch.empty(found.size, dtype=found.properties.dtype)
-    dcp.load(wanted, storage_reader=reader, no_dist=run.accelerator.num_processes == 1)
+    with _alone_or_together(run) as alone:
+        dcp.load(wanted, storage_reader=reader, no_dist=alone)
     for name, _, state in _states(run):
         prefix = f"{name}/"
         state.update({key.removeprefix(prefix): value for key, value in wanted.items()
@@ -140,6 +143,16 @@ def _states(run: TrainingRun) -> Iterator[tuple[str, Tensor, dict]]:
         for group in part.param_groups:
             for parameter in group["params"]:
                 yield names[id(parameter)], parameter, part.state[parameter]
+
+
+@contextmanager
+def _alone_or_together(run: TrainingRun) -> Iterator[bool]:
+    """Is this the only process? Then nothing is to be warned of: it reads and writes alone."""
+    alone = run.accelerator.num_processes == 1
+    with warnings.catch_warnings():
+        if alone:
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        yield alone
 
 
 def _here(tensor: Tensor) -> Tensor:
