@@ -3,11 +3,12 @@
     python tests/kill_processes.py --kills 40 --seed 0
 
 Two processes run the job of `python -m vlm_utils train` on a small training, in copies and, every
-second training, in shards. SIGKILL comes to one of them at a random time. The other must end within
-30 seconds, and say so in a sentence if training had begun; the last checkpoint must be whole; and
-the same job, run again and again, must reach the losses of a training that nobody disturbed, to the
-bit. As a launcher does, this program sends SIGTERM to the one that is left. Needs fork, that is
-Linux or macOS. The exit status is the number of failures.
+second training, in shards. SIGKILL comes to one of them at a random time: of the whole job, or, for
+three of four kills, of the steps and checkpoints alone. The other must end within 30 seconds, and
+say so in a sentence if training had begun; the last checkpoint must be whole; and the same job, run
+again and again, must reach the losses of a training that nobody disturbed, to the bit. As a
+launcher does, this program sends SIGTERM to the one that is left. Needs fork, that is Linux or
+macOS. The exit status is the number of failures.
 """
 
 import argparse
@@ -61,19 +62,22 @@ def main() -> None:
 
 def kill_again_and_again(kills: int, rng: random.Random, place: Path) -> list[str]:
     layouts = [Copies(), Shards()]
-    whole, seconds = {}, {}
+    whole, seconds, stepping = {}, {}, {}
     for layout in layouts:
         started = time.monotonic()
         assert run_two(place / "whole", layout)[0] == [0, 0]
         seconds[layout.name] = time.monotonic() - started
+        stepping[layout.name] = seconds_of_steps(place / "whole")
         whole[layout.name] = losses_in(place / "whole")
         empty(place)
     failures, trainings, before, sentences, slowest = [], 0, 0, 0, 0.0
     for number in range(kills):
         layout, folder = layouts[trainings % 2], place / "run"
         try:
+            in_steps = number % 4 > 0
+            moment = rng.random() * (stepping if in_steps else seconds)[layout.name]
             codes, said, took, had_begun = run_two(
-                folder, layout, rng.randrange(2), rng.random() * seconds[layout.name])
+                folder, layout, rng.randrange(2), moment, in_steps)
             slowest = max(slowest, took)
             assert took < LONGEST, f"the other one lived on for {took:.0f} s"
             if had_begun and codes != [0, 0] and -signal.SIGKILL in codes and 1 in codes:
@@ -100,16 +104,17 @@ def kill_again_and_again(kills: int, rng: random.Random, place: Path) -> list[st
         failures.append("after the last kill: other losses")
     print(f"{kills - len(failures)} of {kills} kills left a whole checkpoint and equal losses; "
           f"{sentences} sentences of the process that was left; {trainings + bool(kills)} "
-          f"trainings were finished in spite of them; a job ended at most {slowest:.1f} s after the kill")
+          f"trainings were finished in spite of them; a job ended at most {slowest:.1f} s after "
+          "the kill")
     return failures
 
 
 def run_two(folder: Path, layout: Copies, victim: int | None = None,
-            after: float = 0.0) -> tuple[list[int], str, float, bool]:
+            after: float = 0.0, in_steps: bool = False) -> tuple[list[int], str, float, bool]:
     """Run the job in two processes; kill one of them after so many seconds.
 
-    Returns their exit codes, what they wrote to stderr, seconds from the kill to the end, and
-    whether training had begun when it came.
+    in_steps: the seconds count from the first step. Returns their exit codes, what they wrote to
+    stderr, seconds from the kill to the end, and whether training had begun when it came.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -127,6 +132,10 @@ def run_two(folder: Path, layout: Copies, victim: int | None = None,
         children.append(child)
     had_begun = False
     if victim is not None:
+        latest = time.monotonic() + 2 * LONGEST
+        while in_steps and time.monotonic() < latest and not (
+                metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.005)
         time.sleep(after)
         had_begun = metrics.exists() and metrics.stat().st_size > 0
         os.kill(children[victim], signal.SIGKILL)
@@ -186,6 +195,11 @@ def small_run(wanted: job.Job):
         return resume_run(wanted.output, small_dataset(), layout=wanted.layout)
     return start_run(small_model(), small_processor(), small_dataset(), wanted.settings,
                      layout=wanted.layout)
+
+
+def seconds_of_steps(folder: Path) -> float:
+    lines = folder.with_name("metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return json.loads(lines[-1])["seconds"] + 0.3          # and of the last checkpoint
 
 
 def losses_in(folder: Path) -> list[float]:
