@@ -38,8 +38,7 @@ from transformers.utils.logging import disable_progress_bar  # noqa: E402
 from vlm_utils.profiles import get_profile  # noqa: E402
 from vlm_utils.scaling import Shards, job  # noqa: E402
 from vlm_utils.sources.checkpoints import find_checkpoints  # noqa: E402
-from vlm_utils.training import resume_run, start_run  # noqa: E402
-from vlm_utils.training.copies import Copies  # noqa: E402
+from vlm_utils.training import Copies, resume_run, start_run  # noqa: E402
 
 LONGEST = 30        # seconds until a job has ended
 SENTENCE = "another process of this training ended"

@@ -107,7 +107,7 @@ def test_the_file_for_slurm_is_a_script_whose_command_is_understood(monkeypatch,
     path = CONFIGS / "train.sbatch"
     assert subprocess.run(["bash", "-n", str(path)]).returncode == 0
     text = path.read_text(encoding="utf-8")
-    command = re.search(r"^srun .*(?:\\\n.*)*", text, re.M)[0].replace("\\\n", " ")
+    command = re.search(r"^srun (?:.*\\\n)*.*", text, re.M)[0].replace("\\\n", " ")
     told = {"$SLURM_NNODES": "2", "$head": "first", "$SLURM_JOB_ID": "7"}
     for name, value in told.items():
         command = command.replace(name, value)
@@ -123,7 +123,7 @@ def test_the_file_for_slurm_is_a_script_whose_command_is_understood(monkeypatch,
     assert options["signal"].startswith("TERM@") and "requeue" in options
 
 
-# --- what is computed ------------------------------------------------------------------------------
+# --- what is computed ----------------------------------------------------------------------------
 
 def test_the_table_of_the_page_is_the_functions():
     assert as_markdown(predict_scaling()) in PAGE

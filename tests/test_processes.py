@@ -20,7 +20,7 @@ from vlm_utils.loading import load_checkpoint
 from vlm_utils.scaling import Shards, predict_together, same_everywhere, together
 from vlm_utils.sources.checkpoints import find_checkpoints
 from vlm_utils.training import resume_run
-from vlm_utils.training.copies import in_first_process
+from vlm_utils.training.processes import in_first_process
 from vlm_utils.training.run import ShareOfEachBatch
 
 pytestmark = pytest.mark.skipif(

@@ -22,8 +22,7 @@ from vlm_utils.profiles import PROFILES, REPOSITORY, SMALLEST_SUBSET, TrainingSe
 from vlm_utils.scaling import job, launch
 from vlm_utils.scaling.launch import processes_to_start
 from vlm_utils.sources.checkpoints import find_checkpoints
-from vlm_utils.training import resume_run
-from vlm_utils.training.copies import Copies
+from vlm_utils.training import Copies, resume_run
 
 with_gloo = pytest.mark.skipif(
     sys.platform == "win32" or not torch.distributed.is_available(),

@@ -37,8 +37,8 @@ from vlm_utils.sources.checkpoints import (
     find_checkpoints,
     find_interrupted,
 )
-from vlm_utils.training import TrainingRun, encode_table, resume_run, start_run, train
-from vlm_utils.training.copies import Copies, OtherProcessFailed, in_first_process
+from vlm_utils.training import Copies, TrainingRun, encode_table, resume_run, start_run, train
+from vlm_utils.training.processes import OtherProcessFailed, in_first_process
 
 # How the libraries say that another process is gone: gloo, NCCL, the store at which they meet.
 _GONE = re.compile(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|remote process exited|"

@@ -20,8 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from vlm_utils.architecture import MultiImageVLM
-from vlm_utils.training import TrainingRun
-from vlm_utils.training.copies import Copies
+from vlm_utils.training import Copies, TrainingRun
 
 STATE_FOLDER = "optimizer"          # in a checkpoint: a file from each process, and an index
 

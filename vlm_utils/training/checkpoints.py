@@ -33,9 +33,9 @@ from vlm_utils.sources.checkpoints import (
     reserve,
 )
 from vlm_utils.sources.folders import DamagedFiles
-from vlm_utils.training.copies import Copies, in_first_process
 from vlm_utils.training.fingerprints import in_words
-from vlm_utils.training.run import TrainingRun, make_schedule, start_run
+from vlm_utils.training.processes import in_first_process
+from vlm_utils.training.run import Copies, TrainingRun, make_schedule, start_run
 
 STATE = "training_state.pt"
 

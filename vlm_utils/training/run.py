@@ -6,13 +6,14 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, skip_first_batches
 from accelerate.data_loader import prepare_data_loader
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 from transformers import get_cosine_schedule_with_warmup
 
@@ -20,9 +21,38 @@ from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
 from vlm_utils.collate import LengthGroupedSampler, collate
 from vlm_utils.datasets import EncodedSamples, TaskDataset
 from vlm_utils.profiles import TrainingSettings
-from vlm_utils.training.copies import Copies
 from vlm_utils.training.fingerprints import describe_samples
 from vlm_utils.training.optimizers import make_optimizer
+
+
+class Copies:
+    """Every process has the whole model; gradients are averaged in each step (DDP).
+
+    `scaling.Shards` is the other way. What a layout does, and when: wrap a model before its
+    optimizer is made, hand out whole weights for a checkpoint, write and read the optimizer's state
+    in a folder. All processes call each method together.
+    """
+
+    name = "copies"
+
+    def wrap(self, model: nn.Module, accelerator: Accelerator) -> nn.Module:
+        """The model as it is called in training. Afterwards all copies are those of process 0."""
+        return accelerator.prepare(model)
+
+    def weights(self, run: TrainingRun) -> dict[str, Tensor] | None:
+        """The weights that process 0 saves. None: those of its own model."""
+        return None
+
+    def write_state(self, folder: Path, run: TrainingRun) -> None:
+        """Nothing: process 0 writes the optimizer's state, which is the same in all."""
+
+    def read_state(self, folder: Path, run: TrainingRun, state: dict) -> None:
+        """Give the optimizer its state back. state: what the checkpoint's STATE file holds."""
+        run.optimizer.load_state_dict(state["optimizer"])
+
+    def state(self, run: TrainingRun) -> dict | None:
+        """The optimizer's state for the STATE file, or None if write_state has written it."""
+        return run.optimizer.state_dict()
 
 
 @dataclass(eq=False)
