@@ -21,5 +21,6 @@ from vlm_utils.training.run import Copies, TrainingRun, start_run
 
 __all__ = [
     "BETAS", "Copies", "FeatureTable", "MuonAndAdamW", "StopButton", "TrainingRun",
-    "TrainingSettings", "answer_weights", "climb", "encode_table", "make_optimizer", "parameter_groups",
-    "print_progress", "resume_run", "save_checkpoint", "start_run", "train", "training_step"]
+    "TrainingSettings", "answer_weights", "climb", "encode_table", "make_optimizer",
+    "parameter_groups", "print_progress", "resume_run", "save_checkpoint", "start_run", "train",
+    "training_step"]
