@@ -41,8 +41,8 @@ from vlm_utils.training import Copies, TrainingRun, encode_table, resume_run, st
 from vlm_utils.training.processes import OtherProcessFailed, in_first_process
 
 # How the libraries say that another process is gone: gloo, NCCL, the store at which they meet.
-_GONE = re.compile(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|remote process exited|"
-                   r"[Ss]ocket|NCCL|timed out|[Tt]imeout", re.S)
+_GONE = re.compile(r"[Cc]onnection (was )?(closed|reset|refused)|[Bb]roken pipe|[Ss]ocket|"
+                   r"remote process exited|NCCL communicator was aborted|[Tt]imed? ?out")
 
 
 @dataclass(frozen=True)
@@ -156,9 +156,11 @@ def run_job(job: Job) -> int:
         return 1                                # the one that failed has said why
     except (RuntimeError, ValueError, OSError) as error:
         if isinstance(error, RuntimeError) and several() and _GONE.search(str(error)):
-            print(lost(job, step), file=sys.stderr, flush=True)
+            said = lost(job, step)
         else:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            said = f"{type(error).__name__}: {error}"
+        print(f"process {os.environ['RANK']}: {said}" if several() else said,
+              file=sys.stderr, flush=True)
         return 1
 
 
