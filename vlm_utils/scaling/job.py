@@ -298,9 +298,9 @@ def in_this_process() -> Iterator[None]:
             silent = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(silent))
         yield
-        if several():                           # whoever ends first would cut the others off
-            PartialState().wait_for_everyone()
-            PartialState().destroy_process_group()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            PartialState().wait_for_everyone()  # whoever ended first would cut the others off
+            torch.distributed.destroy_process_group()
 
 
 @contextmanager
