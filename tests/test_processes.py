@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from vlm_utils.evaluation import predict
 from vlm_utils.loading import load_checkpoint
 from vlm_utils.profiles import REPOSITORY
 from vlm_utils.scaling import Shards, predict_together, same_everywhere, together
+from vlm_utils.sources import folders
 from vlm_utils.sources.checkpoints import find_checkpoints
 from vlm_utils.training import resume_run
 from vlm_utils.training.processes import in_first_process
@@ -226,12 +228,25 @@ def test_two_go_on_from_their_checkpoint_to_the_same_losses_to_the_bit(two, kind
 
 
 @pytest.mark.parametrize(("kind", "layout"), [("copies", None), ("shards", Shards())])
-def test_one_goes_on_over_the_same_data_where_two_have_stopped(two, kind, layout):
+def test_one_goes_on_over_the_same_data_where_two_have_stopped(two, kind, layout, tmp_path):
     (first, _), place = two
+    shutil.copytree(place / f"{kind} for one.unfinished", tmp_path / "run.unfinished")
     with pytest.raises(ValueError, match="by 2 processes and there are 1 now.*other_processes"):
-        resume_run(place / f"{kind} for one", small_dataset(), layout=layout)
-    alone = resumed(place / f"{kind} for one", layout=layout, other_processes=True)
+        resume_run(tmp_path / "run", small_dataset(), layout=layout)
+    alone = resumed(tmp_path / "run", layout=layout, other_processes=True)
     np.testing.assert_allclose(alone, first[kind], **EQUAL)
+
+
+def test_a_checkpoint_from_when_batches_were_those_of_one_process_is_refused(two, tmp_path):
+    """Its batches were others: with another number of processes they would not be gone through."""
+    shutil.copytree(two[1] / "copies for one.unfinished", tmp_path / "old.unfinished")
+    (found,) = find_checkpoints(tmp_path / "old")
+    (found.path / "checkpoint.json").unlink()
+    facts = {name: value for name, value in found.facts.items()
+             if name not in ("batch_size", "layout")}       # as versions before wrote them
+    folders.seal(found.path, "checkpoint.json", facts)
+    with pytest.raises(ValueError, match="2 processes.* 1 now; in that version .* one process"):
+        resume_run(tmp_path / "old", small_dataset(), other_processes=True)
 
 
 @pytest.mark.parametrize(("kind", "words"), [
