@@ -13,7 +13,7 @@ import torch
 from process_work import PLAIN, beside, losses, plain_run, resumed, with_texts
 from safetensors import safe_open
 from small_models import beside_sequence, small_base
-from small_runs import small_dataset, small_processor
+from small_runs import interrupt_after, small_dataset, small_processor
 
 from vlm_utils.collate import LengthGroupedSampler, collate
 from vlm_utils.cross_attention import CrossAttentionVLM
@@ -237,14 +237,14 @@ def test_one_goes_on_over_the_same_data_where_two_have_stopped(two, kind, layout
     np.testing.assert_allclose(alone, first[kind], **EQUAL)
 
 
-def test_a_checkpoint_from_when_batches_were_those_of_one_process_is_refused(two, tmp_path):
+def test_a_checkpoint_from_when_batches_were_those_of_one_process_is_refused(tmp_path):
     """Its batches were others: with another number of processes they would not be gone through."""
-    shutil.copytree(two[1] / "copies for one.unfinished", tmp_path / "old.unfinished")
+    losses(folder=tmp_path / "old", on_step=interrupt_after(5))
     (found,) = find_checkpoints(tmp_path / "old")
     (found.path / "checkpoint.json").unlink()
     facts = {name: value for name, value in found.facts.items()
              if name not in ("batch_size", "layout")}       # as versions before wrote them
-    folders.seal(found.path, "checkpoint.json", facts)
+    folders.seal(found.path, "checkpoint.json", facts | {"processes": 2})
     with pytest.raises(ValueError, match="2 processes.* 1 now; in that version .* one process"):
         resume_run(tmp_path / "old", small_dataset(), other_processes=True)
 

@@ -132,10 +132,10 @@ def read_mixture(text: str) -> dict[str, int]:
 def run_job(job: Job) -> int:
     """Train, go on if a training was interrupted, evaluate; the exit status of the program.
 
-    0: done. 1: it could not go on, and why was said. 143: it was told to end (SIGTERM) or
-    interrupted; it has saved a checkpoint, and the same command goes on from there.
+    0: done. 1: it could not go on, and why was said. 143: it was told to end (SIGTERM), was
+    interrupted, or its launcher is gone; the same command goes on from the checkpoint it has saved.
     """
-    step = 0
+    step, launcher = 0, os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
     try:
         with in_this_process():
             run = prepare(job)
@@ -146,6 +146,8 @@ def run_job(job: Job) -> int:
                     nonlocal step
                     step = row["step"]
                     metrics(row)
+                    if launcher is not None and os.getppid() != launcher:
+                        raise KeyboardInterrupt         # nobody waits for this job any more
                 history = train(run, job.output, on_step)
             if len(history) < run.settings.steps:
                 return 143
