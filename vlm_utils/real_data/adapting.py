@@ -81,7 +81,8 @@ def measure_domains(model: MultiImageVLM, processor: MultiImageProcessor,
 
     tables: by the name of the domain. mixture: questions of each task and number of images
     (build_tasks); what a table cannot tell is left out. controls: also blind and shuffled. One row
-    for each domain, task and number of images, with the columns of `evaluate`.
+    for each domain, task and number of images, with the columns of `evaluate`. The tables are left
+    with the features of this model's encoder.
     """
     parts = []
     for name, table in tables.items():
