@@ -10,6 +10,7 @@ Each lesson has a room of its name:
     06_memory_cleanup    memory
     07_time_series       time_series/
     08_cross_attention   cross_attention/
+    10_scaling_out       scaling/
 
 What several lessons import stands beside them: profiles, loading, answering, plots, widgets. What
 only instructors and authors need is in folders named for what it is: check/ (verdicts on the
