@@ -6,7 +6,7 @@ from small_models import batch_of, small_base
 
 from vlm_utils.memory import training_memory
 from vlm_utils.profiles import TrainingSettings
-from vlm_utils.scaling import add_adapter, measure_kept, numbers_of_layer, peak, predict_step
+from vlm_utils.scaling import add_adapter, measure_kept, numbers_of_layer, peak, predict_memory
 from vlm_utils.training import make_optimizer
 
 
@@ -28,7 +28,7 @@ def step_of(model, batch):
 
 
 def test_weights_gradients_and_moments_are_what_they_take(model, batch):
-    predicted = predict_step(model, batch)
+    predicted = predict_memory(model, batch)
     step_of(model.train(), batch)().backward()
     optimizer = make_optimizer(model, TrainingSettings(steps=1))
     optimizer.step()
@@ -44,12 +44,12 @@ def test_moments_are_those_of_the_optimizer(model, batch, optimizer):
     made = make_optimizer(model, TrainingSettings(steps=1, optimizer=optimizer))
     made.step()
     measured = training_memory(model, made)["optimizer state"]
-    predicted = predict_step(model, batch, optimizer)
+    predicted = predict_memory(model, batch, optimizer)
     assert abs(predicted["moments"] - measured) < 0.12 * 2 * predicted["gradients"]
 
 
 def test_what_the_layers_keep_is_what_torch_says(model, batch):
-    predicted = predict_step(model.train(), batch)
+    predicted = predict_memory(model.train(), batch)
     measured = measure_kept(step_of(model, batch), model)
     assert predicted["activations"] + predicted["logits"] == pytest.approx(measured, rel=0.15)
 
@@ -59,7 +59,7 @@ def test_a_checkpointed_step_keeps_one_input_for_each_layer(model, batch):
     model.activation_checkpointing_enable()
     kept = measure_kept(step_of(model, batch), model)
     assert kept < whole / 3
-    predicted = predict_step(model, batch, checkpointed=True)
+    predicted = predict_memory(model, batch, checkpointed=True)
     tokens = batch["input_ids"].numel()
     once = tokens * numbers_of_layer(64, 256, 4) / 1e6  # of the layer that is computed again
     assert predicted["activations"] - once == pytest.approx(4 * tokens * 64 * 4 / 1e6)
@@ -68,15 +68,15 @@ def test_a_checkpointed_step_keeps_one_input_for_each_layer(model, batch):
 def test_logits_of_every_position_are_many_times_those_of_the_answers(model, batch):
     """A trap: the loss reads four places, and the library computes all of them."""
     answers = int((batch["labels"] != -100).sum())
-    few, all_of_them = (predict_step(model, batch, all_logits=wanted)["logits"]
+    few, all_of_them = (predict_memory(model, batch, all_logits=wanted)["logits"]
                         for wanted in (False, True))
     assert all_of_them == pytest.approx(few * batch["labels"].numel() / answers)
 
 
 def test_half_of_the_bytes_are_less_than_half_of_what_is_kept(model, batch):
     """A trap: norms compute in float32 whatever the weights are."""
-    whole = predict_step(model, batch)
-    half = predict_step(model.bfloat16(), batch)
+    whole = predict_memory(model, batch)
+    half = predict_memory(model.bfloat16(), batch)
     assert half["weights"] == pytest.approx(whole["weights"] / 2)
     assert whole["activations"] / 2 < half["activations"] < whole["activations"]
     measured = measure_kept(step_of(model.train(), batch), model)
@@ -84,7 +84,7 @@ def test_half_of_the_bytes_are_less_than_half_of_what_is_kept(model, batch):
 
 
 def test_an_adapter_has_few_gradients_and_all_activations(model, batch):
-    whole, adapted = predict_step(model, batch), predict_step(add_adapter(model, 2), batch)
+    whole, adapted = predict_memory(model, batch), predict_memory(add_adapter(model, 2), batch)
     assert adapted["gradients"] < 0.2 * whole["gradients"]
     assert adapted["activations"] == whole["activations"]
     assert adapted["weights"] > whole["weights"]

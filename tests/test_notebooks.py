@@ -180,7 +180,7 @@ def test_what_is_no_fault_is_not_called_one(tmp_path):
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "instructors.md",
                                   "data/README.md", "benchmarks/README.md", "tests/README.md",
-                                  "solutions/README.md", "notebooks/glossary.md"])
+                                  "solutions/README.md", "notebooks/glossary.md", "cluster.md"])
 def test_links_of_the_pages_beside_the_lessons_resolve(page):
     assert broken_links(FOLDER.parent / page) == []
     assert turns_of_phrase(FOLDER.parent / page) == []

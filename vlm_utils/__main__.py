@@ -1,13 +1,20 @@
-"""Commands of the course: `python -m vlm_utils course`, `check`, `progress`, `doctor` and more."""
+"""Commands of the course: `python -m vlm_utils course`, `check`, `train`, `doctor` and more."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
+from dataclasses import fields
 from pathlib import Path
 
-from vlm_utils.profiles import REPOSITORY, get_profile, output_folder, settle_paths
+from vlm_utils.profiles import (
+    REPOSITORY,
+    TrainingSettings,
+    get_profile,
+    output_folder,
+    settle_paths,
+)
 
 NOTEBOOKS = REPOSITORY / "notebooks"
 
@@ -55,6 +62,14 @@ def doctor(options) -> int:
     return examine(get_profile(options.profile))
 
 
+def train(options) -> int:
+    from vlm_utils.scaling.job import run_job
+    from vlm_utils.scaling.launch import start_processes
+    if options.start_processes > 1:
+        return start_processes(options.start_processes, sys.argv[1:])
+    return run_job(options.job)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m vlm_utils", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -82,20 +97,61 @@ def main() -> int:
     add(prefetch, "download what the full profile needs",
         folder={"type": Path, "help": "where to; default: the hub's own cache"})
     add(doctor, "say what is ready here, and what to do if not", profile=dict(profile))
+    add(train, "train a model: alone, or as one process of several (cluster.md)",
+        profile=dict(profile), **training_options())
     options = parser.parse_args()
     refuse_what_is_not_there(parser, options)
     settle_paths()
     return options.run(options)
 
 
+def training_options() -> dict[str, dict]:
+    """What `train` understands: what to train on and where to, then every number of a training."""
+    options = {
+        "output": {"type": Path, "required": True, "metavar": "FOLDER",
+                   "help": "where the checkpoint goes; an interrupted training there is resumed"},
+        "mixture": {"help": 'samples of each task, "select 2: 100, sequence 2-4: 50", or a file '
+                            "FILE.json; default: the profile's"},
+        "start": {"type": Path, "metavar": "FOLDER",
+                  "help": "the checkpoint to start from; default: the profile's base model"},
+        "metrics": {"type": Path, "metavar": "FILE",
+                    "help": "a line for each step, .jsonl or .csv; default: OUTPUT.metrics.jsonl"},
+        "evaluate": {"type": int, "default": 0, "metavar": "N",
+                     "help": "at the end, ask N validation questions of each kind"},
+        "log-every": {"type": int, "default": 50, "metavar": "N",
+                      "help": "steps between printed lines"},
+        "processes": {"type": int, "metavar": "N",
+                      "help": "start N processes on this machine, without torchrun"},
+        "shard": {"action": "store_true",
+                  "help": "FSDP2: each process holds a share of the model, not a copy"},
+        "restart": {"action": "store_true", "help": "begin again, whatever FOLDER holds"},
+        "other-processes": {"action": "store_true",
+                            "help": "go on with another number of processes than before"}}
+    kinds = {"int": int, "float": float, "str": str}
+    for each in fields(TrainingSettings):
+        options[each.name.replace("_", "-")] = {
+            "type": kinds[each.type], "metavar": each.type.upper(),
+            "help": "default: the profile's" + (
+                "; samples of all processes together" if each.name == "batch_size" else "")}
+    return options
+
+
 def refuse_what_is_not_there(parser: argparse.ArgumentParser, options) -> None:
-    """End with one line if a lesson or a profile is asked for that there is not."""
+    """End with one line if a lesson, a profile or a training is asked for that there is not."""
     try:
         get_profile(getattr(options, "profile", None))
         if getattr(options, "lessons", None):
             from vlm_utils.course.cells import choose
             choose(NOTEBOOKS, options.lessons)
-    except (ValueError, FileNotFoundError) as error:
+        if options.command == "train":
+            os.environ.setdefault("TQDM_DISABLE", "1")  # a log of lines, not of a bar's states
+            from vlm_utils.scaling.job import plan
+            from vlm_utils.scaling.launch import processes_to_start
+            options.start_processes = processes_to_start(options.processes)
+            options.job = plan(options)
+    except (ValueError, OSError) as error:
+        if int(os.environ.get("RANK", 0)):              # the first of several processes says it
+            sys.exit(2)
         parser.error(str(error))
 
 

@@ -122,6 +122,19 @@ class MultiImageVLM(PretrainedVLM):
                 pixel_values=pixel_values.to(self.vision_encoder.dtype)).last_hidden_state
         return states[:, 1:]                                    # the class token is left out
 
+    def encode_no_images(self) -> Tensor:
+        """(0, patches, vision_dim): what stands for the images of a batch of texts alone.
+
+        What trains on images then has gradients of zero. If they were missing, other processes,
+        which average theirs with them, would wait forever.
+        """
+        vision, weight = self.config.vision_config, self.get_input_embeddings().weight
+        if any(p.requires_grad for p in self.vision_encoder.parameters()):
+            blank = weight.new_zeros(
+                1, vision.num_channels, vision.image_size, vision.image_size)
+            return self.encode_images(blank)[:0]
+        return weight.new_zeros(0, self.config.patches_per_image, vision.hidden_size)
+
     def embed(self, input_ids: Tensor, pixel_values: Tensor | None = None,
               image_features: Tensor | None = None) -> Tensor:
         """Text and images as one sequence of embeddings (batch, length, text_dim)."""
@@ -131,8 +144,7 @@ class MultiImageVLM(PretrainedVLM):
         if pixel_values is not None:
             image_features = self.encode_images(pixel_values)
         if image_features is None:                              # text alone: a stack of no images
-            image_features = token_embeddings.new_zeros(
-                0, self.config.patches_per_image, self.config.vision_config.hidden_size)
+            image_features = self.encode_no_images()
         dtype = next(self.projector.parameters()).dtype
         image_embeddings = self.projector(image_features.to(dtype))
         return merge_image_embeddings(

@@ -88,7 +88,21 @@ class CrossAttentionVLM(MultiImageVLM):
         """As MultiImageVLM.forward. What `look` returns may be given instead of images."""
         if kwargs.get("image_keys_values") is None and input_ids is not None:
             kwargs |= self.look(input_ids, pixel_values, image_features)
-        return super().forward(input_ids, attention_mask, labels, **kwargs)
+        outputs = super().forward(input_ids, attention_mask, labels, **kwargs)
+        if outputs.loss is not None and kwargs.get("image_keys_values") is None:
+            outputs.loss = outputs.loss + self.zero_times_unused()
+        return outputs
+
+    def zero_times_unused(self) -> Tensor:
+        """0, made of the weights that a batch without images does not use.
+
+        Their gradients are then zero and not missing. A process that waits to average them with
+        those of another one would wait forever for a missing one.
+        """
+        parts = [self.projector, self.image_order, *self.language_model.blocks]
+        return self.encode_no_images().sum() + sum(
+            weight.flatten()[0] * 0 for part in parts if part is not None
+            for weight in part.parameters() if weight.requires_grad)
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None,

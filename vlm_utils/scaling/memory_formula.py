@@ -14,7 +14,7 @@ MEGABYTE = 1_000_000
 MOMENTS = {"adamw": 2, "muon": 1, "adafactor": 0}
 
 
-def predict_step(model: nn.Module, batch: dict[str, Tensor], optimizer: str = "adamw",
+def predict_memory(model: nn.Module, batch: dict[str, Tensor], optimizer: str = "adamw",
                  checkpointed: bool = False, all_logits: bool = False) -> dict[str, float]:
     """MB of "weights", "gradients", "moments", "activations" and "logits", and their "peak".
 

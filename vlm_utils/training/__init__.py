@@ -17,9 +17,10 @@ from vlm_utils.training.optimizers import (
     make_optimizer,
     parameter_groups,
 )
-from vlm_utils.training.run import TrainingRun, start_run
+from vlm_utils.training.run import Copies, TrainingRun, start_run
 
 __all__ = [
-    "BETAS", "FeatureTable", "MuonAndAdamW", "StopButton", "TrainingRun", "TrainingSettings",
-    "answer_weights", "climb", "encode_table", "make_optimizer", "parameter_groups",
-    "print_progress", "resume_run", "save_checkpoint", "start_run", "train", "training_step"]
+    "BETAS", "Copies", "FeatureTable", "MuonAndAdamW", "StopButton", "TrainingRun",
+    "TrainingSettings", "answer_weights", "climb", "encode_table", "make_optimizer",
+    "parameter_groups", "print_progress", "resume_run", "save_checkpoint", "start_run", "train",
+    "training_step"]

@@ -9,7 +9,7 @@ import pickle
 import platform
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import accelerate
 import numpy as np
 import torch
 import transformers
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 import vlm_utils
 from vlm_utils.datasets import EncodedSamples, TaskDataset
@@ -34,7 +34,8 @@ from vlm_utils.sources.checkpoints import (
 )
 from vlm_utils.sources.folders import DamagedFiles
 from vlm_utils.training.fingerprints import in_words
-from vlm_utils.training.run import TrainingRun, make_schedule, start_run
+from vlm_utils.training.processes import in_first_process
+from vlm_utils.training.run import Copies, TrainingRun, make_schedule, start_run
 
 STATE = "training_state.pt"
 
@@ -42,42 +43,60 @@ STATE = "training_state.pt"
 def save_checkpoint(folder: str | Path, run: TrainingRun) -> None:
     """Model and processor as from_pretrained reads them, and beside them what resuming needs.
 
-    A run on its way is kept beside folder; after its last step it becomes folder. The first process
-    writes, the others wait. A crash or a power cut leaves the checkpoint before this one whole.
+    A run on its way is kept beside folder; after its last step it becomes folder. All processes
+    call this. The first one writes, and in a sharded training each its share of the optimizer's
+    state. A crash or a power cut leaves the checkpoint before this one whole.
     """
     states = gather_object([random_state()])        # one for each process
-    if run.accelerator.is_main_process:
-        with quiet_libraries(), new_checkpoint(absolute(folder), describe_run(run)) as fresh:
-            run.model.save_pretrained(fresh)
+    weights = run.layout.weights(run)               # what is in shards is gathered
+    with ExitStack() as stack:                      # if one process fails, nothing has changed
+
+        def begin() -> str:
+            stack.enter_context(quiet_libraries())
+            fresh = stack.enter_context(new_checkpoint(absolute(folder), describe_run(run)))
+            run.model.save_pretrained(fresh, state_dict=weights)
             run.processor.save_pretrained(fresh)
-            torch.save({"optimizer": run.optimizer.state_dict(), "history": run.history,
-                        "scaler": run.accelerator.scaler and run.accelerator.scaler.state_dict(),
-                        "random": states}, fresh / STATE)
-    run.accelerator.wait_for_everyone()
+            scaler = run.accelerator.scaler
+            torch.save({"optimizer": run.layout.state(run), "history": run.history,
+                        "scaler": scaler and scaler.state_dict(), "random": states}, fresh / STATE)
+            return str(fresh)
+
+        fresh = broadcast_object_list([in_first_process(run.accelerator, begin)])[0]
+        run.layout.write_state(Path(fresh), run)
+        in_first_process(run.accelerator, stack.close)      # complete: now it takes its place
 
 
 def resume_run(folder: str | Path, dataset: TaskDataset | EncodedSamples,
                settings: TrainingSettings | None = None, collate_fn=None,
-               steps: int | None = None) -> TrainingRun:
+               steps: int | None = None, layout: Copies | None = None,
+               other_processes: bool = False) -> TrainingRun:
     """The run of the last checkpoint, to go on as if there had been no interruption.
 
     Weights, optimizer, schedule, random state and the order of the data are those of the
     checkpoint. settings: if given, they must be those of the checkpoint, except for
     checkpoint_every. steps: go on to more steps than were planned, finished or not; from here on,
-    the learning rate is that of a run of so many steps.
+    the learning rate is that of a run of so many steps. layout: as for start_run.
+    other_processes: go on with another number of processes than then: over the same data in the
+    same order, to the same losses but for rounding, and with other random numbers (dropout).
     Raises FileNotFoundError if there is no checkpoint, DamagedFiles naming the file that is
-    damaged, ValueError naming settings, data or number of processes, then and now, if they differ.
+    damaged, ValueError naming settings, data, layout or number of processes, then and now, if they
+    differ.
     """
     found, model, processor, state = read_unchanged(lambda: find_last(absolute(folder)), read_run)
     settings = settings_to_go_on(found, settings, steps)
-    run = start_run(model, processor, dataset, settings, collate_fn)
-    refuse_other_circumstances(found, run)
-    run.optimizer.load_state_dict(state["optimizer"])
+    layout = layout or Copies()
+    run = start_run(model, processor, dataset, settings, collate_fn, layout)
+    refuse_other_layout(found, run, other_processes)
+    refuse_other_data(found, run)
+    layout.read_state(found.path, run, state)
     run.history, run.name = state["history"], found.facts["run"]
     run.schedule = make_schedule(run.optimizer.optimizer, settings, done=len(run.history))
     if run.accelerator.scaler is not None:
         run.accelerator.scaler.load_state_dict(state["scaler"])
-    set_random_state(state["random"][run.accelerator.process_index])
+    if found.facts["processes"] == run.accelerator.num_processes:
+        set_random_state(state["random"][run.accelerator.process_index])
+    else:                               # so many generators were never saved: all go on from one
+        set_random_state(state["random"][0])
     return run
 
 
@@ -86,8 +105,8 @@ def describe_run(run: TrainingRun) -> dict:
     versions = {module.__name__: module.__version__
                 for module in (vlm_utils, torch, transformers, accelerate)}
     return {"steps": len(run.history), "of": run.settings.steps, "run": run.name,
-            "settings": asdict(run.settings), "data": run.data,
-            "processes": run.accelerator.num_processes,
+            "settings": asdict(run.settings), "data": run.data, "layout": run.layout.name,
+            "processes": run.accelerator.num_processes, "batch_size": "of all processes",
             "versions": versions | {"python": platform.python_version()}}
 
 
@@ -142,12 +161,29 @@ def settings_to_go_on(found: Checkpoint, settings: TrainingSettings | None,
     return settings
 
 
-def refuse_other_circumstances(found: Checkpoint, run: TrainingRun) -> None:
+def refuse_other_layout(found: Checkpoint, run: TrainingRun, other_processes: bool) -> None:
+    """Raise ValueError if other processes, or otherwise arranged ones, trained the checkpoint."""
+    facts, processes = found.facts, run.accelerator.num_processes
+    if (then := facts.get("layout", Copies.name)) != run.layout.name:
+        raise ValueError(f"{brief(found.path)} was trained in {then} and is to go on in "
+                         f"{run.layout.name}: its optimizer's state is kept in another "
+                         "way; go on as then")
+    if processes == facts["processes"]:
+        return
+    said = (f"{brief(found.path)} was trained by {facts['processes']} processes and there are "
+            f"{processes} now")
+    if not other_processes:
+        raise ValueError(f"{said}: start as many as then. With resume_run(..., "
+                         "other_processes=True) it goes on over the same data; its losses are then "
+                         "equal but for rounding and dropout")
+    if facts["processes"] > 1 and "batch_size" not in facts:
+        raise ValueError(f"{said}; in that version of vlm_utils batch_size counted the samples of "
+                         "one process, so the order of the data would be another: start as many "
+                         "as then")
+
+
+def refuse_other_data(found: Checkpoint, run: TrainingRun) -> None:
     """Raise ValueError if the order of the batches, or what is in them, would be another."""
-    processes = run.accelerator.num_processes
-    if processes != found.facts["processes"]:
-        raise ValueError(f"{brief(found.path)} was trained by {found.facts['processes']} processes "
-                         f"and there are {processes} now: start as many as then")
     if run.data != found.facts["data"]:
         raise ValueError(f"{brief(found.path)} was trained on {in_words(found.facts['data'])}, and "
                          f"now it is given {in_words(run.data)}: resume with the same data")
@@ -187,15 +223,14 @@ def reserve_folder(folder: str | Path | None, run: TrainingRun) -> Iterator[Path
     if folder is None:
         yield None
         return
-    folder = absolute(folder)
-    if not run.accelerator.is_main_process:
-        yield folder
-        return
-    done = len(run.history)
-    with reserve(folder, bytes_needed(run), run.name):
+    folder, done = absolute(folder), len(run.history)
+    with ExitStack() as stack:
+        in_first_process(run.accelerator, lambda: stack.enter_context(
+            reserve(folder, bytes_needed(run), run.name)))
         yield folder
     if len(run.history) == done:
-        print(f"there was no step to train, so nothing was saved: {folder.name} is what it was")
+        run.accelerator.print("there was no step to train, so nothing was saved: "
+                              f"{folder.name} is what it was")
 
 
 def is_due(run: TrainingRun) -> bool:

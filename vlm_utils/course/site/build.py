@@ -34,10 +34,10 @@ GLOSSARY = "notebooks/glossary.md"
 # Pages of the repository, and where the site has them.
 PAGES = {"README.md": "index.md"} | {page: page for page in (
     GLOSSARY, "benchmarks/README.md", "solutions/README.md", "data/README.md", "instructors.md",
-    "tests/README.md", "CONTRIBUTING.md")}
+    "cluster.md", "tests/README.md", "CONTRIBUTING.md")}
 CONTENTS = (
     ("Reference", (GLOSSARY, "references.md", "api/index.md", "benchmarks/README.md",
-                   "data/README.md")),
+                   "data/README.md", "cluster.md")),
     ("For instructors", ("instructors.md", "solutions/README.md", "measured.md", "tests/README.md",
                          "CONTRIBUTING.md")))
 CHECKED = "check.html"      # what `make check` leaves in the output folder
