@@ -7,13 +7,13 @@ of those before it: everything in float32, activations computed again in backwar
 bfloat16, Adafactor for AdamW; LoRA keeps the first two and has AdamW for its float32 adapter.
 `predicted` is `vlm_utils.scaling.predict_memory`, computed before the step. `measured` is the most
 that the process took in its third step, above what it took with the libraries loaded and no model.
-`naive` (naive.py) is measured, not predicted.
 
 glibc keeps freed tensors of some megabytes in a heap with holes. Here each tensor is mapped by
 itself (MALLOC_MMAP_THRESHOLD_), so that what is measured is what the step needs;
-`default_allocator` is the first rung without that.
+`default_allocator` is a full step without that.
 
-Then the times of a full step and of two with LoRA, in turns. Linux only: the record of a process's
+Then naive (naive.py), a full step and two with LoRA on a smaller batch (--compared), and their times
+in turns. Linux only: the record of a process's
 memory is set back before the step.
 """
 
@@ -173,16 +173,18 @@ def main() -> None:
         rows.append({"rung": name, **found, "error": error})
         say(f"{name:16} predicted {found['predicted']['peak']:6.0f} MB, measured "
             f"{found['measured']:6.0f} MB ({error:+.1%})")
-    extra = {"naive": alone(measure_naive, scale, options.samples),
-             "default_allocator": alone(measure, RUNGS["full"], scale, options.samples,
-                                        environment={})}
+    few = options.compared
+    extra = {"naive": alone(measure_naive, scale, few),
+             **{name: alone(measure, rung, scale, few) for name, rung in TIMED.items()},
+             "default_allocator": alone(measure, RUNGS["full"], scale, few, environment={})}
     for name, found in extra.items():
-        say(f"{name:16} measured {found['measured']:6.0f} MB")
-    seconds = take_turns(scale, options.samples, options.rounds)
+        say(f"{few} samples: {name:20} measured {found['measured']:6.0f} MB")
+    seconds = take_turns(scale, few, options.rounds)
     result = json.dumps(rounded({
         "benchmark": "memory_ladder", "settings": {
             name: value for name, value in vars(options).items() if name != "output"},
-        "rows": rows, **extra, "seconds": seconds, "ratios": ratios(rows, extra, seconds),
+        "rows": rows, "compared": extra, "seconds": seconds,
+        "ratios": ratios(rows, extra, seconds),
         "machine": machine("cpu")}))
     if options.output:
         options.output.write_text(result + "\n")
@@ -193,7 +195,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=SCALES, default="tiny")
-    parser.add_argument("--samples", type=int, default=2, help="of the batch (default: 2)")
+    parser.add_argument("--samples", type=int, default=8, help="of the batch (default: 8)")
+    parser.add_argument("--compared", type=int, default=2,
+                        help="samples of the batch of naive, full and LoRA (default: 2)")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each (default: 5)")
     parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
     options = parser.parse_args()
@@ -240,18 +244,18 @@ def take_turns(scale: Scale, samples: int, rounds: int) -> dict[str, list[float]
 
 
 def ratios(rows: list[dict], extra: dict, seconds: dict[str, list[float]]) -> dict[str, float]:
-    """What is promised of LoRA. With the libraries: what a process takes from first to last."""
-    peak = {row["rung"]: row["measured"] for row in rows}
-    whole = {row["rung"]: row["measured"] + row["libraries"] for row in rows}
-    naive = extra["naive"]["measured"] + extra["naive"]["libraries"]
+    """What LoRA is worth. With the libraries: all that a process takes."""
+    peak = {name: found["measured"] for name, found in extra.items()}
+    whole = {name: found["measured"] + found["libraries"] for name, found in extra.items()}
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    return {"lora_memory_over_full": peak["LoRA"] / peak["full"],
-            "lora_memory_over_full_with_libraries": whole["LoRA"] / whole["full"],
-            "lora_memory_over_naive": peak["LoRA"] / extra["naive"]["measured"],
-            "lora_memory_over_naive_with_libraries": whole["LoRA"] / naive,
-            "lora_speed_over_full": median["full"] / median["LoRA"],
-            "lora_checkpointed_speed_over_full": median["full"] / median["LoRA, checkpointed"],
-            "largest_error": max(abs(row["error"]) for row in rows)}
+    found = {"largest_error": max(abs(row["error"]) for row in rows)}
+    for name in ("LoRA", "LoRA, checkpointed"):
+        key = name.lower().replace(", ", "_")
+        for other in ("full", "naive"):
+            found[f"{key}_memory_over_{other}"] = peak[name] / peak[other]
+            found[f"{key}_memory_over_{other}_with_libraries"] = whole[name] / whole[other]
+        found[f"{key}_speed_over_full"] = median["full"] / median[name]
+    return found
 
 
 if __name__ == "__main__":

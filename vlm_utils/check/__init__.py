@@ -16,6 +16,7 @@ from vlm_utils.check.evaluation import (
     wilson,
 )
 from vlm_utils.check.memory import forget_error, measure_tensors, predict_scores
+from vlm_utils.check.scaling import shards_of_process, step_memory
 from vlm_utils.check.time_series import false_alarm_rate, overlap, segment_centres
 from vlm_utils.check.training import accumulate_gradients, decay_groups, learning_rate
 
@@ -24,5 +25,5 @@ __all__ = [
     "false_alarm_rate", "find_leaks", "forget_error", "images_that_fit", "interleave",
     "leaking_rows", "learning_rate", "make_selection", "mask_labels", "measure_tensors",
     "merge_images", "overlap", "permutation_agreement", "permute_selection", "predict_scores",
-    "segment_centres", "selection_accuracy", "split_images", "visible_images", "wasted_tokens",
-    "wilson"]
+    "segment_centres", "selection_accuracy", "shards_of_process", "split_images", "step_memory",
+    "visible_images", "wasted_tokens", "wilson"]
