@@ -12,9 +12,8 @@ glibc keeps freed tensors of some megabytes in a heap with holes. Here each tens
 itself (MALLOC_MMAP_THRESHOLD_), so that what is measured is what the step needs;
 `default_allocator` is a full step without that.
 
-Then naive (naive.py), a full step and two with LoRA on a smaller batch (--compared), and their times
-in turns. Linux only: the record of a process's
-memory is set back before the step.
+Then naive (naive.py), a full step and two with LoRA on a smaller batch (--compared), and their
+times in turns. Linux only: the record of a process's memory is set back before the step.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from vlm_utils.course.prose import turns_of_phrase
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 LESSONS = lessons(FOLDER)
 NAMES = ["01_architecture", "02_datasets", "03_collate", "04_training", "05_evaluation",
-         "06_memory_cleanup", "07_time_series", "08_cross_attention"]
+         "06_memory_cleanup", "07_time_series", "08_cross_attention",
+         "10_scaling_out"]
 
 
 def read(path):

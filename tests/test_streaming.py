@@ -147,7 +147,7 @@ def test_stopped_anywhere_and_resumed_nothing_is_lost_or_repeated(folder, stops,
 def test_the_buffer_of_the_library_loses_what_is_in_it(folder):
     """Why this one is not the library's. If this test fails, the library has learnt it."""
     def rows():
-        return SampleStream(folder)._rows(0).shuffle(seed=1, buffer_size=8)
+        return SampleStream(folder).rows_of(0).shuffle(seed=1, buffer_size=8)
 
     first = rows()
     taken = [row["__key__"] for row in islice(first, 7)]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,4 +54,13 @@ def put_adapter(model: MultiImageVLM, folder: str | Path, trainable: bool = Fals
     except ImportError as error:
         raise ImportError(f"{folder} is a LoRA adapter: python -m pip install peft, and load it "
                           "again") from error
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    with without_peft_warnings():
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+
+
+@contextmanager
+def without_peft_warnings() -> Iterator[None]:
+    """peft reads a name of the model that transformers is about to give up, and is warned of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield

@@ -13,12 +13,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
-from vlm_utils.architecture.adapters import base_of_adapter, put_adapter
+from vlm_utils.architecture.adapters import base_of_adapter, put_adapter, without_peft_warnings
 from vlm_utils.loading import load_checkpoint
 
 # Every weight matrix of the language model's layers. The vision encoder's are called otherwise
 # (query, key, value, dense), but a pattern that names its place also holds for another encoder.
-_MATRICES = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
+MATRICES = r".*language_model.*\.(q|k|v|o|gate|up|down)_proj"
 
 
 def add_adapter(model: MultiImageVLM, rank: int = 8, scale: float = 2.0,
@@ -35,17 +35,17 @@ def add_adapter(model: MultiImageVLM, rank: int = 8, scale: float = 2.0,
         raise ValueError("the model has an adapter already: merge it first, or load the base again")
     if rank < 1:
         raise ValueError(f"the rank of an adapter is at least 1, not {rank}")
-    config = LoraConfig(r=rank, lora_alpha=scale * rank, target_modules=_MATRICES,
+    config = LoraConfig(r=rank, lora_alpha=scale * rank, target_modules=MATRICES,
                         modules_to_save=["projector"])
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), without_peft_warnings():
         torch.manual_seed(seed)
         adapted = get_peft_model(model, config)
     if half_base:
-        _halve_frozen(adapted)
+        halve_frozen(adapted)
     return adapted
 
 
-def _halve_frozen(adapted: PeftModel) -> None:
+def halve_frozen(adapted: PeftModel) -> None:
     """All frozen weights but the projector's: its frozen copy tells the trained one its dtype."""
     for name, weight in adapted.named_parameters():
         if not weight.requires_grad and ".projector." not in name:

@@ -46,7 +46,7 @@ def write_shards(dataset: TaskDataset, folder: str | Path, shards: int) -> Path:
         folders.discard(work / folder.name, MARKER)
         folders.make_folder(work / folder.name)
         for number, part in enumerate(parts):
-            with tarfile.open(work / folder.name / _file(number), "w") as tar:
+            with tarfile.open(work / folder.name / shard_name(number), "w") as tar:
                 for i in part.tolist():
                     _write_sample(tar, f"{i:08d}", dataset.with_images(i))
         folders.seal(work / folder.name, MARKER, {
@@ -56,7 +56,7 @@ def write_shards(dataset: TaskDataset, folder: str | Path, shards: int) -> Path:
     return folder
 
 
-def _file(number: int) -> str:
+def shard_name(number: int) -> str:
     return f"shard-{number:05d}.tar"
 
 
@@ -107,7 +107,7 @@ class SampleStream(torch.utils.data.IterableDataset):
         self.folder, self.process, self.lengths = Path(folder), process, facts["samples"]
         self.settings = StreamSettings(len(self.lengths), sum(self.lengths), buffer, seed,
                                        processes)
-        self.features = _features(facts["most_images"])
+        self.features = features_of(facts["most_images"])
         self.epoch, self.window, self.taken, self.before = 0, 0, 0, None
 
     def __iter__(self) -> Iterator[Sample]:
@@ -115,7 +115,7 @@ class SampleStream(torch.utils.data.IterableDataset):
         if torch.utils.data.get_worker_info() is not None:
             raise RuntimeError("a SampleStream knows its place in its own process only: "
                                "DataLoader(..., num_workers=0)")
-        rows = self._rows(self.epoch)
+        rows = self.rows_of(self.epoch)
         if self.before is not None:
             rows.load_state_dict(self.before)
         unread = iter(rows)
@@ -123,7 +123,7 @@ class SampleStream(torch.utils.data.IterableDataset):
             order = self._draw(self.window).permutation(len(window))
             for i in order[self.taken:]:
                 self.taken += 1         # before the sample is handed out: nobody may come back
-                yield _as_sample(window[i], self.folder)
+                yield as_sample(window[i], self.folder)
             self.window, self.taken = self.window + 1, 0
         self.epoch, self.window, self.taken, self.before = self.epoch + 1, 0, 0, None
 
@@ -132,10 +132,10 @@ class SampleStream(torch.utils.data.IterableDataset):
         self.before = copy.deepcopy(rows.state_dict())     # the library goes on writing in its own
         return list(islice(unread, self.settings.buffer))
 
-    def _rows(self, epoch: int):
+    def rows_of(self, epoch: int):
         """What this process reads in an epoch. All processes order the shards alike."""
         order = np.random.default_rng([self.settings.seed, epoch]).permutation(len(self.lengths))
-        files = [glob.escape(str(self.folder.absolute() / _file(i))) for i in order]
+        files = [glob.escape(str(self.folder.absolute() / shard_name(i))) for i in order]
         with quiet_libraries():
             rows = load_dataset("webdataset", data_files={"train": files}, split="train",
                                 streaming=True, features=self.features)
@@ -161,7 +161,7 @@ class SampleStream(torch.utils.data.IterableDataset):
             setattr(self, name, state[name])
 
 
-def _features(most_images: int) -> Features:
+def features_of(most_images: int) -> Features:
     """What a row holds. Said beforehand, since the library looks at five samples to find out, and
     refuses those of different numbers of images."""
     pictures = {f"{k}.png": Image(decode=False) for k in range(1, most_images + 1)}
@@ -170,7 +170,7 @@ def _features(most_images: int) -> Features:
                                 "__url__": Value("string")})
 
 
-def _as_sample(row: dict, folder: Path) -> Sample:
+def as_sample(row: dict, folder: Path) -> Sample:
     source = f"{folder.name}, sample {row['__key__']}"
     pictures = [images.open_image(row[name]["bytes"], source) for name in sorted(
         (n for n in row if n.endswith(".png") and row[n] is not None), key=lambda n: int(n[:-4]))]
