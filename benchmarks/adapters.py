@@ -9,7 +9,8 @@ projector  the projector alone: the language model stays as it is
 Each arm starts from the base model in data/ and takes lesson 04's mixture, batch and as many steps
 (--steps). The optimizer is the lesson's too; the learning rate of LoRA is LORA_RATE times as
 high, chosen on seed 0 by the loss of training. Questions, intervals and `differs` are those of
-ablations.py. The last line is JSON, which --output also writes to a file, after each run.
+ablations.py. The last line is JSON, which --output also writes to a file, after each run; started
+again, it goes on after the runs that are in that file.
 """
 
 from __future__ import annotations
@@ -71,6 +72,19 @@ def train_and_measure(setup: Setup, seed: int, steps: int, samples: int) -> pd.D
         trained=sum(w.numel() for w in model.parameters() if w.requires_grad))
 
 
+def read_runs(options: argparse.Namespace, setups: list[Setup]) -> dict[Setup, list[pd.DataFrame]]:
+    """Those of the output file. Raises ValueError if they had other steps or questions."""
+    if not (options.output and options.output.is_file()):
+        return {setup: [] for setup in setups}
+    stored = json.loads(options.output.read_text())
+    for name in ("steps", "samples"):
+        if stored["settings"][name] != getattr(options, name):
+            raise ValueError(f"{options.output} was made with {name}={stored['settings'][name]}: "
+                             "give the same, or another file")
+    return {setup: [pd.DataFrame(rows) for rows in stored["runs"].get(str(setup.rank), [])]
+            for setup in setups}
+
+
 def tabulate(results: dict[Setup, list[pd.DataFrame]]) -> pd.DataFrame:
     """One row for each arm, task and number of images, over the seeds that are done."""
     parts = [over_seeds(results[setup]).assign(comparison="trained", arm=arm)
@@ -85,18 +99,20 @@ def main() -> None:
     same_for_everyone()
     started = time.perf_counter()
     setups = list(COMPARISONS["trained"].values())
-    results: dict[Setup, list[pd.DataFrame]] = {setup: [] for setup in setups}
+    results = read_runs(options, setups)
     runs = [(setup, seed) for seed in range(options.seeds) for setup in setups]
     for number, (setup, seed) in enumerate(runs, start=1):
+        if len(results[setup]) > seed:
+            continue
         results[setup].append(train_and_measure(setup, seed, options.steps, options.samples))
         last = results[setup][-1]
         say(f"run {number} of {len(runs)}: {setup}, seed {seed}, {last['seconds'].iloc[0]:.0f} s, "
             + ", ".join(f"{row.task} {row.accuracy:.3f}" for row in last.itertuples()))
-        result = report(options, results, time.perf_counter() - started)
         if options.output:
-            options.output.write_text(result + "\n")
+            spent = time.perf_counter() - started
+            options.output.write_text(report(options, results, spent) + "\n")
     print(tabulate(results).round(3).to_string(index=False))
-    print(result)
+    print(report(options, results, time.perf_counter() - started))
 
 
 def report(options: argparse.Namespace, results: dict, seconds: float) -> str:
@@ -105,6 +121,8 @@ def report(options: argparse.Namespace, results: dict, seconds: float) -> str:
     return json.dumps({
         "benchmark": "adapters", "settings": settings | {"LoRA's rate": LORA_RATE},
         "machine": machine(get_device().type), "seconds": round(seconds),
+        "runs": {str(setup.rank): [json.loads(each.to_json(orient="records")) for each in tables]
+                 for setup, tables in results.items()},
         "rows": json.loads(tabulate(results).round(4).to_json(orient="records"))})
 
 

@@ -6,7 +6,7 @@ from small_models import batch_of, small_base
 
 from vlm_utils.memory import training_memory
 from vlm_utils.profiles import TrainingSettings
-from vlm_utils.scaling import add_adapter, measure_kept, numbers_of_layer, peak, predict_memory
+from vlm_utils.scaling import add_adapter, bytes_of_layer, measure_kept, peak, predict_memory
 from vlm_utils.training import make_optimizer
 
 
@@ -61,8 +61,8 @@ def test_a_checkpointed_step_keeps_one_input_for_each_layer(model, batch):
     assert kept < whole / 3
     predicted = predict_memory(model, batch, checkpointed=True)
     tokens = batch["input_ids"].numel()
-    once = tokens * numbers_of_layer(64, 256, 4) / 1e6  # of the layer that is computed again
-    assert predicted["activations"] - once == pytest.approx(4 * tokens * 64 * 4 / 1e6)
+    assert predicted["activations"] == pytest.approx(4 * tokens * 64 * 4 / 1e6)
+    assert predicted["worked on"] == pytest.approx(2 * tokens * bytes_of_layer(64, 256, 4) / 1e6)
 
 
 def test_logits_of_every_position_are_many_times_those_of_the_answers(model, batch):
@@ -95,6 +95,15 @@ def test_the_peak_is_at_one_end_of_backward_or_the_other():
     assert peak(parts, embeddings=2.0) == 10 + 16 + 8 + 2 * 2           # as it ends
     assert peak(parts | {"activations": 50.0}, embeddings=2.0) == 10 + 16 + 50 + 1 + 2
     assert peak(parts) == 10 + 16 + 8
+    assert peak(parts | {"worked on": 7.0}) == 10 + 16 + 5 + 1 + 7
+
+
+def test_adapters_in_float32_copy_what_layers_in_half_precision_hand_them(make_model, batch):
+    """A trap: half of the base, and the activations do not become half."""
+    predicted = {half: predict_memory(add_adapter(make_model(), half_base=half), batch)
+                 for half in (False, True)}
+    assert predicted[True]["activations"] > 0.6 * predicted[False]["activations"]
+    assert predicted[True]["weights"] < 0.7 * predicted[False]["weights"]
 
 
 def test_what_is_kept_is_counted_once_and_weights_are_not():

@@ -15,8 +15,8 @@ from vlm_utils.scaling.feature_parts import (
     estimate_features,
 )
 from vlm_utils.scaling.memory_formula import (
+    bytes_of_layer,
     measure_kept,
-    numbers_of_layer,
     peak,
     predict_memory,
 )
@@ -44,6 +44,7 @@ __all__ = [
     "SampleStream",
     "Shards",
     "add_adapter",
+    "bytes_of_layer",
     "encode_parts",
     "estimate_features",
     "evaluate_together",
@@ -53,7 +54,6 @@ __all__ = [
     "launch_environment",
     "load_adapter",
     "measure_kept",
-    "numbers_of_layer",
     "peak",
     "predict_memory",
     "predict_scaling",

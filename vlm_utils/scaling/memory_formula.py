@@ -1,4 +1,4 @@
-"""What a training step takes, computed before it is run: five parts, and the moment of the peak."""
+"""What a training step takes, computed before it is run: its parts, and the moment of the peak."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ MOMENTS = {"adamw": 2, "muon": 1, "adafactor": 0}
 
 def predict_memory(model: nn.Module, batch: dict[str, Tensor], optimizer: str = "adamw",
                  checkpointed: bool = False, all_logits: bool = False) -> dict[str, float]:
-    """MB of "weights", "gradients", "moments", "activations" and "logits", and their "peak".
+    """MB of "weights", "gradients", "moments", "activations" and "logits", of the layer that is
+    being "worked on", and their "peak".
 
     model: MultiImageVLM, with an adapter or without, as it will be trained. batch: as collated,
     its images encoded. checkpointed: of each layer only its input is kept, and one layer at a time
@@ -30,27 +31,36 @@ def predict_memory(model: nn.Module, batch: dict[str, Tensor], optimizer: str = 
     answers = tokens if all_logits else int((batch["labels"] != IGNORED).sum())
 
     number = table.element_size()
-    layer = tokens * numbers_of_layer(text.hidden_size, text.intermediate_size, number)
-    inputs = tokens * text.hidden_size * number
-    kept = text.num_hidden_layers * inputs + layer if checkpointed \
-        else text.num_hidden_layers * layer
+    layer = tokens * bytes_of_layer(text.hidden_size, text.intermediate_size, number)
+    layer += tokens * copies_for_adapters(model, number) // text.num_hidden_layers
+    kept = tokens * text.hidden_size * number if checkpointed else layer
     parts = {
         "weights": sum(w.nbytes for w in weights),
         "gradients": sum(w.nbytes for w in trained),
         "moments": MOMENTS[optimizer] * sum(w.nbytes for w in trained if w.ndim >= 2),
-        "activations": kept,
-        "logits": 3 * answers * table.shape[0] * 4}     # they, their softmax, their gradient
+        "activations": text.num_hidden_layers * kept,
+        "logits": 3 * answers * table.shape[0] * 4,     # they, their softmax, their gradient
+        # The gradients of what a layer keeps, and, if that was not kept, the layer once more.
+        "worked on": 2 * layer if checkpointed else layer}
     parts["peak"] = peak(parts, embeddings=table.nbytes if table.requires_grad else 0)
     return {name: value / MEGABYTE for name, value in parts.items()}
 
 
-def numbers_of_layer(width: int, inner: int, number: int) -> int:
+def bytes_of_layer(width: int, inner: int, number: int) -> int:
     """Bytes that one layer of a Llama keeps of one token until its backward pass.
 
     number: bytes of a number. Two norms keep their input, and it normalised and weighted; attention
     keeps queries, keys, values and its result; the feed-forward part keeps four of the inner width.
     """
     return (8 * width + 4 * inner) * number + 2 * width * 4     # norms compute in float32
+
+
+def copies_for_adapters(model: nn.Module, number: int) -> int:
+    """Bytes per token of inputs that adapters in float32 copy from layers in half precision."""
+    if number == 4:
+        return 0
+    return sum(4 * weight.shape[1] for name, weight in model.named_parameters()
+               if "lora_A" in name)
 
 
 def peak(parts: dict[str, float], embeddings: float = 0) -> float:
@@ -60,7 +70,7 @@ def peak(parts: dict[str, float], embeddings: float = 0) -> float:
     is read at both ends of the model. embeddings: bytes of its gradient, which is made twice, and a
     third time for the sum, if it is trained.
     """
-    begin = parts["activations"] + parts["logits"] + embeddings
+    begin = parts["activations"] + parts["logits"] + parts.get("worked on", 0) + embeddings
     end = parts["gradients"] + 2 * embeddings
     return parts["weights"] + parts["moments"] + max(begin, end)
 
