@@ -1,6 +1,8 @@
 """Two processes train one model: real ones, that talk over the loopback (gloo)."""
 
+import json
 import os
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,15 +11,18 @@ import numpy as np
 import pytest
 import torch
 from process_work import PLAIN, beside, losses, plain_run, resumed, with_texts
+from safetensors import safe_open
 from small_models import beside_sequence, small_base
-from small_runs import small_dataset, small_processor
+from small_runs import interrupt_after, small_dataset, small_processor
 
 from vlm_utils.collate import LengthGroupedSampler, collate
 from vlm_utils.cross_attention import CrossAttentionVLM
 from vlm_utils.datasets import encode_samples
 from vlm_utils.evaluation import predict
 from vlm_utils.loading import load_checkpoint
+from vlm_utils.profiles import REPOSITORY
 from vlm_utils.scaling import Shards, predict_together, same_everywhere, together
+from vlm_utils.sources import folders
 from vlm_utils.sources.checkpoints import find_checkpoints
 from vlm_utils.training import resume_run
 from vlm_utils.training.processes import in_first_process
@@ -33,6 +38,7 @@ PAIRS = replace(PLAIN, batch_size=2, steps=12, window=1)
 def work_of_two(place: str) -> dict:
     """All that two processes are asked to do in these tests: they are started once."""
     import errno
+    from contextlib import nullcontext
     from dataclasses import replace
     from pathlib import Path
     from unittest.mock import patch
@@ -48,6 +54,7 @@ def work_of_two(place: str) -> dict:
     )
     from small_models import small_base
     from small_runs import interrupt_after, small_dataset, small_processor
+    from torch.distributed.checkpoint import FileSystemWriter
 
     from vlm_utils.scaling import Shards, predict_together, same_everywhere
     from vlm_utils.scaling.sharding import held_bytes
@@ -100,6 +107,13 @@ def work_of_two(place: str) -> dict:
 
     with patch.object(folders, "seal", full):
         found["disk full"] = without_a_word(lambda: losses(folder=place / "full"))
+    if run.accelerator.process_index == 1:
+        failing = patch.object(FileSystemWriter, "write_data", full)
+    else:
+        failing = nullcontext()
+    with failing:
+        found["disk full, shards"] = without_a_word(
+            lambda: losses(folder=place / "full shards", layout=Shards()))
     found["left"] = sorted(path.name for path in place.iterdir() if "full" in path.name)
     found["too few"] = without_a_word(lambda: losses(replace(PLAIN, batch_size=1)))
     return found
@@ -214,12 +228,25 @@ def test_two_go_on_from_their_checkpoint_to_the_same_losses_to_the_bit(two, kind
 
 
 @pytest.mark.parametrize(("kind", "layout"), [("copies", None), ("shards", Shards())])
-def test_one_goes_on_over_the_same_data_where_two_have_stopped(two, kind, layout):
+def test_one_goes_on_over_the_same_data_where_two_have_stopped(two, kind, layout, tmp_path):
     (first, _), place = two
+    shutil.copytree(place / f"{kind} for one.unfinished", tmp_path / "run.unfinished")
     with pytest.raises(ValueError, match="by 2 processes and there are 1 now.*other_processes"):
-        resume_run(place / f"{kind} for one", small_dataset(), layout=layout)
-    alone = resumed(place / f"{kind} for one", layout=layout, other_processes=True)
+        resume_run(tmp_path / "run", small_dataset(), layout=layout)
+    alone = resumed(tmp_path / "run", layout=layout, other_processes=True)
     np.testing.assert_allclose(alone, first[kind], **EQUAL)
+
+
+def test_a_checkpoint_from_when_batches_were_those_of_one_process_is_refused(tmp_path):
+    """Its batches were others: with another number of processes they would not be gone through."""
+    losses(folder=tmp_path / "old", on_step=interrupt_after(5))
+    (found,) = find_checkpoints(tmp_path / "old")
+    (found.path / "checkpoint.json").unlink()
+    facts = {name: value for name, value in found.facts.items()
+             if name not in ("batch_size", "layout")}       # as versions before wrote them
+    folders.seal(found.path, "checkpoint.json", facts | {"processes": 2})
+    with pytest.raises(ValueError, match="2 processes.* 1 now; in that version .* one process"):
+        resume_run(tmp_path / "old", small_dataset(), other_processes=True)
 
 
 @pytest.mark.parametrize(("kind", "words"), [
@@ -237,6 +264,9 @@ def test_what_keeps_the_first_process_from_saving_ends_the_others_too(two):
     assert second["no place"] == f"OtherProcessFailed: {first['no place']}"
     assert first["disk full"] == "OSError: [Errno 28] the disk is full"
     assert second["disk full"] == "OtherProcessFailed: " + first["disk full"]
+    assert first["disk full, shards"] == second["disk full, shards"] == (
+        "OSError: process 1 could not write its share of the checkpoint: [Errno 28] the disk is "
+        "full")
     assert first["left"] == []
 
 
@@ -272,8 +302,12 @@ def test_muon_orthogonalises_whole_matrices_in_shards_too(two):
 
 def test_the_checkpoint_of_shards_is_a_whole_model(two):
     _, place = two
+    names = []
+    for kind in ("copies", "shards"):       # tied weights are in the file once
+        with safe_open(place / kind / "model.safetensors", "pt") as weights:
+            names.append(set(weights.keys()))
+    assert names[0] == names[1]
     whole, shards = (load_checkpoint(place / kind)[0].state_dict() for kind in ("copies", "shards"))
-    assert whole.keys() == shards.keys()
     for name, tensor in whole.items():
         torch.testing.assert_close(shards[name], tensor, rtol=1e-3, atol=1e-5)
     files = {path.name for path in (place / "shards" / "optimizer").iterdir()}
@@ -311,3 +345,43 @@ def test_what_a_process_raises_is_told_by_the_one_who_started_it(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.path.dirname(__file__))
     with pytest.raises(RuntimeError, match="(?s)fails failed in 1 processes.*the disk is full"):
         together(fails, 1)
+
+
+# --- the benchmark ------------------------------------------------------------------------------
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import processes
+    yield processes
+    for name in ("processes", "common"):
+        sys.modules.pop(name, None)
+
+
+def test_the_benchmark_measures_a_process(benchmark):
+    found = benchmark.measure("tiny", batch_size=2, steps=3, layout="copies")
+    assert len(found["step_seconds"]) == 2 and min(found["step_seconds"]) > 0
+    assert found["cpu_seconds"] > 0 and found["bytes"]["optimizer"] > found["bytes"]["weights"]
+    assert found["losses"][-1] < found["losses"][0]
+
+
+def test_efficiency_is_the_time_of_one_over_p_times_that_of_p(benchmark):
+    def rounds(seconds, cpu):
+        return [{"step_seconds": seconds, "cpu_seconds": cpu, "bytes": {"weights": 3_000_000},
+                 "others": 0.0}]
+    one, two = benchmark.summarise({(1, "copies"): rounds([4.0, 5.0, 6.0], 12.0),
+                                    (2, "copies"): rounds([3.0, 3.0, 99.0], 15.0)}, batch_size=10)
+    assert (one["efficiency"], one["samples_per_second"], one["held_mb"]) == (1, 2, 3)
+    assert two["efficiency"] == pytest.approx(5 / 6)
+    assert two["cpu_efficiency"] == pytest.approx(12 / 15)
+
+
+def test_the_stored_result_is_what_the_readme_says():
+    stored = json.loads((REPOSITORY / "benchmarks" / "processes.json").read_text(encoding="utf-8"))
+    page = (REPOSITORY / "benchmarks" / "README.md").read_text(encoding="utf-8")
+    for row in stored["rows"]:
+        efficiency, of_cpu = (f"{row[name]:.2f}".removesuffix(".00")
+                              for name in ("efficiency", "cpu_efficiency"))
+        assert (f"| {row['processes']} | {row['layout']} | {row['step_seconds']:.1f} | "
+                f"{row['samples_per_second']:.2f} | {efficiency} | {of_cpu} | "
+                f"{row['held_mb']:,.0f} |") in page

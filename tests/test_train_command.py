@@ -243,6 +243,15 @@ def test_a_queue_that_takes_the_machine_back_finds_a_checkpoint(small_job, tmp_p
     assert [row["loss"] for row in rows_of(tmp_path / "run.metrics.jsonl")] == whole
 
 
+def test_a_job_whose_launcher_was_killed_does_not_train_on_alone(small_job, tmp_path, monkeypatch):
+    """Else it would keep the folder to itself, and the same command could not go on."""
+    parents = iter([7, 7, 7, 7, 1, 1])          # at the start, and after each step
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setattr(job.os, "getppid", lambda: next(parents))
+    assert job.run_job(small_job()) == 143
+    assert find_checkpoints(tmp_path / "run")[0].steps == 4
+
+
 def test_a_training_that_cannot_go_on_ends_with_one_line(small_job, tmp_path, monkeypatch, capsys):
     def full(*arguments):
         raise OSError(28, "the disk is full")

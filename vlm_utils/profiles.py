@@ -36,7 +36,7 @@ class TrainingSettings:
     """The numbers of a training run. Raises ValueError for one that no training can have."""
 
     steps: int                      # optimizer steps, each of batch_size x accumulation samples
-    batch_size: int = 64
+    batch_size: int = 64            # samples, of all processes together
     accumulation: int = 1           # batches whose gradients make one step
     learning_rate: float = 2e-3     # at its highest; see optimizer
     warmup_steps: int = 200         # until the learning rate is at its highest

@@ -41,8 +41,8 @@ from vlm_utils.training import Copies, TrainingRun, encode_table, resume_run, st
 from vlm_utils.training.processes import OtherProcessFailed, in_first_process
 
 # How the libraries say that another process is gone: gloo, NCCL, the store at which they meet.
-_GONE = re.compile(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe|remote process exited|"
-                   r"[Ss]ocket|NCCL|timed out|[Tt]imeout", re.S)
+_GONE = re.compile(r"[Cc]onnection (was )?(closed|reset|refused)|[Bb]roken pipe|[Ss]ocket|"
+                   r"remote process exited|NCCL communicator was aborted|[Tt]imed? ?out")
 
 
 @dataclass(frozen=True)
@@ -132,10 +132,10 @@ def read_mixture(text: str) -> dict[str, int]:
 def run_job(job: Job) -> int:
     """Train, go on if a training was interrupted, evaluate; the exit status of the program.
 
-    0: done. 1: it could not go on, and why was said. 143: it was told to end (SIGTERM) or
-    interrupted; it has saved a checkpoint, and the same command goes on from there.
+    0: done. 1: it could not go on, and why was said. 143: it was told to end (SIGTERM), was
+    interrupted, or its launcher is gone; the same command goes on from the checkpoint it has saved.
     """
-    step = 0
+    step, launcher = 0, os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
     try:
         with in_this_process():
             run = prepare(job)
@@ -146,6 +146,8 @@ def run_job(job: Job) -> int:
                     nonlocal step
                     step = row["step"]
                     metrics(row)
+                    if launcher is not None and os.getppid() != launcher:
+                        raise KeyboardInterrupt         # nobody waits for this job any more
                 history = train(run, job.output, on_step)
             if len(history) < run.settings.steps:
                 return 143
@@ -156,9 +158,11 @@ def run_job(job: Job) -> int:
         return 1                                # the one that failed has said why
     except (RuntimeError, ValueError, OSError) as error:
         if isinstance(error, RuntimeError) and several() and _GONE.search(str(error)):
-            print(lost(job, step), file=sys.stderr, flush=True)
+            said = lost(job, step)
         else:
-            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            said = f"{type(error).__name__}: {error}"
+        print(f"process {os.environ['RANK']}: {said}" if several() else said,
+              file=sys.stderr, flush=True)
         return 1
 
 
@@ -296,9 +300,9 @@ def in_this_process() -> Iterator[None]:
             silent = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(silent))
         yield
-        if several():                           # whoever ends first would cut the others off
-            PartialState().wait_for_everyone()
-            PartialState().destroy_process_group()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            PartialState().wait_for_everyone()  # whoever ended first would cut the others off
+            torch.distributed.destroy_process_group()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
@@ -46,8 +47,14 @@ class Shards(Copies):
         return None
 
     def write_state(self, folder: Path, run: TrainingRun) -> None:
-        with _alone_or_together(run) as alone:
-            dcp.save(optimizer_state(run), checkpoint_id=folder / STATE_FOLDER, no_dist=alone)
+        """Raises OSError saying what kept one of the processes from writing, in all of them."""
+        try:
+            with _alone_or_together(run) as alone:
+                dcp.save(optimizer_state(run), checkpoint_id=folder / STATE_FOLDER, no_dist=alone)
+        except CheckpointException as failed:       # not an Exception, so nothing would catch it
+            rank, (error, _) = min(failed.failures.items())
+            raise OSError(f"process {rank} could not write its share of the checkpoint: "
+                          f"{error}") from None
 
     def read_state(self, folder: Path, run: TrainingRun, state: dict) -> None:
         read_optimizer(folder / STATE_FOLDER, run)
@@ -87,12 +94,14 @@ def gather_weights(model: nn.Module, keep: bool = True) -> dict[str, Tensor] | N
     """A model's whole weights on the CPU, by their names. All processes call this together.
 
     keep: False where they are not wanted, for each process takes part and only one needs them.
+    Tied weights are one tensor under two names, as in the model: a file then holds them once.
     """
-    whole = {}
-    for name, tensor in model.state_dict().items():
-        full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-        if keep:
-            whole[name] = full.cpu()
+    whole, known = {}, {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in known:
+            full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+            known[id(tensor)] = full.detach().cpu() if keep else None
+        whole[name] = known[id(tensor)]
     return whole if keep else None
 
 
