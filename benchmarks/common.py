@@ -278,15 +278,15 @@ def report(name: str, arguments: argparse.Namespace, ratios: dict, plot: Path, *
     line = {"benchmark": name, "settings": vars(arguments), "ratios": ratios, **rest,
             "shapes": asdict(SCALES[arguments.scale]), "plot": plot.name,
             "machine": machine(arguments.device)}
-    say(json.dumps(_rounded(line)))
+    say(json.dumps(rounded(line)))
 
 
-def _rounded(value):
+def rounded(value):
     """Four digits are more than a measured time has."""
     if isinstance(value, float):
         return float(f"{value:.4g}")
     if isinstance(value, dict):
-        return {key: _rounded(each) for key, each in value.items()}
+        return {key: rounded(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_rounded(each) for each in value]
+        return [rounded(each) for each in value]
     return value

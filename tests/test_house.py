@@ -110,8 +110,8 @@ def test_every_import_of_the_package_is_a_dependency():
              "filelock": "datasets", "xxhash": "datasets"}
     declared = {package_name(text) for text in PROJECT["dependencies"]}
     used = {name.split(".")[0] for path in modules().values() for name in imports(path)}
-    # Their absence has a message of its own: architecture/adapters.py, sources/video.py.
-    optional = {"peft", "av"}
+    # Its absence has a message of its own: sources/video.py.
+    optional = {"av"}
     foreign = used - set(sys.stdlib_module_names) - {"vlm_utils"} - optional
     assert {n for n in foreign if names.get(n, n).lower() not in declared} == set()
 

@@ -21,6 +21,7 @@ from vlm_utils.architecture import (
     base_of_adapter,
     join_pretrained,
     merge_adapter,
+    put_adapter,
 )
 from vlm_utils.cross_attention import CrossAttentionVLM
 from vlm_utils.profiles import Profile, data_folder, get_device, output_folder, quiet_libraries
@@ -67,9 +68,15 @@ def load_checkpoint(folder: str | Path, **settings) -> tuple[MultiImageVLM, Mult
 
 
 def read_model(found: Checkpoint, **settings) -> tuple[MultiImageVLM, MultiImageProcessor]:
-    """The model of a checkpoint that was found, every file of it compared with its marker."""
+    """The model of a checkpoint that was found, every file of it compared with its marker.
+
+    Of an adapter, its base with it, apart, as training goes on with them.
+    """
     if found.facts:
         found.verify()
+    if (base := base_of_adapter(found.path)) is not None:
+        model, processor = load_checkpoint(base, **settings)
+        return put_adapter(model, found.path, trainable=True), processor
     config = _read_config(found.path)
     try:
         with quiet_libraries():

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vlm_utils.architecture.model import MultiImageVLM
+
+if TYPE_CHECKING:
+    from peft import PeftModel
 
 _FILE = "adapter_config.json"       # as peft names it
 
@@ -32,12 +39,28 @@ def base_of_adapter(folder: str | Path) -> Path | None:
 def merge_adapter(model: MultiImageVLM, folder: str | Path) -> MultiImageVLM:
     """The model with what the adapter in the folder has learnt added to its weights.
 
-    To train the adapter further, keep the two apart: PeftModel.from_pretrained(model, folder,
-    is_trainable=True). Raises ImportError if peft is not installed.
+    Raises ImportError if peft is not installed.
+    """
+    return put_adapter(model, folder).merge_and_unload()
+
+
+def put_adapter(model: MultiImageVLM, folder: str | Path, trainable: bool = False) -> PeftModel:
+    """The model with the adapter in the folder beside it, the two apart: trainable, or to answer.
+
+    Raises ImportError if peft is not installed.
     """
     try:
         from peft import PeftModel
     except ImportError as error:
         raise ImportError(f"{folder} is a LoRA adapter: python -m pip install peft, and load it "
                           "again") from error
-    return PeftModel.from_pretrained(model, str(folder)).merge_and_unload()
+    with without_peft_warnings():
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+
+
+@contextmanager
+def without_peft_warnings() -> Iterator[None]:
+    """peft reads a name of the model that transformers is about to give up, and is warned of it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        yield

@@ -17,6 +17,7 @@ from vlm_utils.check.evaluation import (
 )
 from vlm_utils.check.memory import forget_error, measure_tensors, predict_scores
 from vlm_utils.check.real_data import true_false_scores, undeserved, weighted_f1
+from vlm_utils.check.scaling import shards_of_process, step_memory
 from vlm_utils.check.time_series import false_alarm_rate, overlap, segment_centres
 from vlm_utils.check.training import accumulate_gradients, decay_groups, learning_rate
 
@@ -25,5 +26,5 @@ __all__ = [
     "false_alarm_rate", "find_leaks", "forget_error", "images_that_fit", "interleave",
     "leaking_rows", "learning_rate", "make_selection", "mask_labels", "measure_tensors",
     "merge_images", "overlap", "permutation_agreement", "permute_selection", "predict_scores",
-    "segment_centres", "selection_accuracy", "split_images", "true_false_scores", "undeserved",
-    "visible_images", "wasted_tokens", "weighted_f1", "wilson"]
+    "segment_centres", "selection_accuracy", "shards_of_process", "split_images", "step_memory",
+    "true_false_scores", "undeserved", "visible_images", "wasted_tokens", "weighted_f1", "wilson"]

