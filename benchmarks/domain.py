@@ -163,14 +163,15 @@ def adapt(cure: Cure, domain: Domain, seconds: float, seed: int) -> tuple:
     model, processor = load_checkpoint(data_folder() / "tiny_vlm")
     started = time.process_time()
     took = {"encoder steps": 0}
-    new = in_orientations(domain.train, cure.orientations)
+    # What another arm has encoded belongs to that arm's encoder.
+    new = replace(in_orientations(domain.train, cure.orientations), image_features=None)
+    old = replace(domain.old_train, image_features=None)
     if cure.pretrained:
         took["encoder steps"] = pretrain(cure, model, processor, domain, new, seconds, seed)
     model.freeze_vision_encoder()
-    old = domain.old_train
     if cure.layers == 0:
-        new.image_features = encode_table(new, model, processor)
-        old = replace(old, image_features=encode_table(old, model, processor))
+        new, old = (replace(table, image_features=encode_table(table, model, processor))
+                    for table in (new, old))
     else:
         unfreeze_encoder(model, cure.layers)
 

@@ -148,3 +148,12 @@ def test_what_is_stored_is_what_the_command_reports(domain):
             assert arms == {(of, arm) for arm in ("before", *domain.COMPARISONS[name])
                             for of in (domain.NEW, domain.OLD)}, path.name
         assert all(row["low"] <= row["accuracy"] <= row["high"] for row in report["rows"])
+
+
+def test_one_arm_leaves_nothing_encoded_for_the_next(domain, small, monkeypatch):
+    """A trap: the frozen encoder's features in a table that an unfrozen one is to see again."""
+    monkeypatch.setattr(domain, "seconds_of_step", lambda work: 1.0)
+    for cure in (domain.Cure(), domain.Cure(layers=1), domain.Cure()):
+        _, _, took = domain.adapt(cure, small, seconds=1.0, seed=0)
+        assert took["steps"] == 1
+        assert small.train.image_features is None and small.old_train.image_features is None
