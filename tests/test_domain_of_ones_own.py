@@ -76,7 +76,7 @@ def test_the_cells_run_on_every_kind_of_folder(monkeypatch, tmp_path, capsys, wr
     assert set(names["questions"]) == ({"select 3"} if own else {"select 3", "refer 1"})
     assert set(names["result"].index) == ARMS == {*names["cures"], "before"}
     printed = capsys.readouterr().out
-    assert "equal to the bit: True" in printed and "right before" in printed
+    assert "equal up to rounding: True" in printed and "right before" in printed
     assert "planted copies found" in printed and len(names["figures"]) == 2
 
 
