@@ -1,6 +1,10 @@
 """The notebooks as files: executed, tidy, and showing the package's own source."""
 
+import json
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -296,3 +300,18 @@ def test_a_page_without_a_heading_has_the_name_of_its_file():
 def test_html_keeps_the_alternative_text(tmp_path):
     html = to_html(read(FOLDER / "01_architecture.ipynb"))
     assert 'alt="Three images of the test split, side by side."' in html
+
+
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+def test_every_name_of_a_lesson_is_defined_in_it(path):
+    """A trap: a shown function gets a new line in its module, and what that calls is imported
+    there only."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821",
+         "--output-format", "json", str(path)], capture_output=True, text=True)
+    undefined = {re.search("`(.+)`", found["message"])[1] for found in json.loads(done.stdout)}
+    sources = [cell.source for cell in code_cells(read(path))]
+    deleted = {name for source in sources
+               for line in re.findall(r"^del (.+)", source, re.M) for name in line.split(", ")}
+    # ruff does not know IPython's last result, and calls undefined what is deleted at the end.
+    assert undefined - deleted <= {"_"}
