@@ -1,14 +1,18 @@
 """`python -m vlm_utils progress`: which exercises pass, from notebooks as students leave them."""
 
+import ast
 import re
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
 
 from vlm_utils.course.exercises import SOLUTION, STUB, exercises
-from vlm_utils.course.progress import needed, progress, state_of
+from vlm_utils.course.progress import defines, needed, progress, state_of
 from vlm_utils.profiles import REPOSITORY
 
 PATIENCE = 600      # seconds for an attempt, on however busy a machine
@@ -170,3 +174,19 @@ def test_missing_cells_and_unreadable_notebooks_are_told(tmp_path):
     assert state(FIT, tmp_path).startswith("not yet: 01_architecture.ipynb cannot be read (")
     write(tmp_path, "01_architecture-Copy1", text_of(FIT))
     assert state(FIT, tmp_path) == "passed"
+
+
+def test_one_thread_parses_at_a_time(monkeypatch):
+    """A trap: Python 3.11 raises SystemError for two that do so at once, now and then."""
+    busy, met, whole = threading.Lock(), [], ast.parse
+
+    def alone(source):
+        met.append(not busy.acquire(blocking=False))
+        time.sleep(0.005)
+        if not met[-1]:
+            busy.release()
+        return whole(source)
+    monkeypatch.setattr(ast, "parse", alone)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda name: defines(f"def {name}(): pass", name), "abcdefgh"))
+    assert found == [True] * 8 and len(met) == 8 and not any(met)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,10 @@ LEVELS = ("easy", "medium", "hard")
 MINUTES = {5: "five", 10: "ten", 15: "fifteen", 20: "twenty", 25: "twenty-five", 30: "thirty"}
 LOADS = re.compile(r"^\s*#?\s*%load \.\./solutions/(\w+)\.py\s*$", re.M)
 _ROW = re.compile(r"^\| \[(\w+)\]\(\1\.py\) \| ([^|]+) \| (\w+) \| (\d+) \| ([^|]+) \|$", re.M)
+
+# CPython 3.11 counts the depth of a tree for all threads together: two that parse at once raise
+# "SystemError: AST constructor recursion depth mismatch" (python/cpython issue 106905).
+_PARSER = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Exercise:
     def stub(self) -> str:
         """The source of its second cell: the solution as far as its docstring goes."""
         lines = self.solution.read_text(encoding="utf-8").split("\n")
-        node = next(node for node in ast.parse("\n".join(lines)).body
+        node = next(node for node in parse("\n".join(lines)).body
                     if isinstance(node, ast.FunctionDef) and node.name == self.name)
         imports = [line for line in lines[:node.lineno - 1] if line]
         head = lines[node.lineno - 1:node.body[0].end_lineno]
@@ -144,6 +149,12 @@ def _tags(cell) -> list[str]:
 def _code(text: str) -> str:
     """Source without comments and layout; as it is if it is not Python."""
     try:
-        return ast.unparse(ast.parse(text))
+        return ast.unparse(parse(text))
     except SyntaxError:
         return text.strip()
+
+
+def parse(source: str) -> ast.Module:
+    """ast.parse, for one thread at a time."""
+    with _PARSER:
+        return ast.parse(source)

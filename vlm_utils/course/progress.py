@@ -24,7 +24,7 @@ import nbformat
 from IPython.core.inputtransformer2 import TransformerManager
 
 from vlm_utils.check.report import NOT_ATTEMPTED, NOT_YET, PASSED
-from vlm_utils.course.exercises import Exercise, exercises, is_solution
+from vlm_utils.course.exercises import Exercise, exercises, is_solution, parse
 from vlm_utils.profiles import REPOSITORY
 
 LIMIT = 60              # seconds for an attempt, with the start of its process
@@ -96,7 +96,7 @@ def state_of(exercise: Exercise, folder: Path, limit: float = LIMIT) -> State:
 def judge(name: str, cells: list[str], number: int, folder: Path, limit: float) -> State:
     """The check's verdict on the function that cell `number` defines."""
     try:
-        tree = ast.parse(as_python(cells[number]))
+        tree = parse(as_python(cells[number]))
     except (SyntaxError, ValueError) as error:
         line = f" in line {error.lineno}" if isinstance(error, SyntaxError) else ""
         return State(NOT_YET, f"{type(error).__name__}: {getattr(error, 'msg', error)}{line}")
@@ -108,7 +108,7 @@ def judge(name: str, cells: list[str], number: int, folder: Path, limit: float) 
 def defines(source: str, name: str) -> bool:
     """Does a cell define a name? Also answered for a cell that is not Python yet."""
     try:
-        return any(name in _bound(node) for node in ast.parse(as_python(source)).body)
+        return any(name in _bound(node) for node in parse(as_python(source)).body)
     except (SyntaxError, ValueError):
         return bool(re.search(rf"^\s*(async\s+)?def\s+{name}\b|^{name}\s*=", source, re.M))
 
@@ -172,7 +172,7 @@ def _code_cells(path: Path) -> list:
 def _parsed(source: str) -> list[ast.stmt]:
     """The statements of a cell; none if it is not Python."""
     try:
-        return ast.parse(as_python(source)).body
+        return parse(as_python(source)).body
     except (SyntaxError, ValueError):
         return []
 
