@@ -143,6 +143,42 @@ def test_the_same_world_is_written_twice(name, table, tmp_path):
     assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*files, strict=True))
 
 
+@pytest.mark.parametrize("name", WRITTEN)
+def test_nothing_of_a_real_data_set_is_replaced(name, table, tmp_path):
+    """A trap: TinyEarth written into the folder of the download has the same file names."""
+    writes, _ = WRITTEN[name]
+    writes(tmp_path, table)
+    writes(tmp_path, table)                     # the same again changes nothing
+    for file in [path for path in tmp_path.rglob("*") if path.is_file()]:
+        whole = file.read_bytes()
+        file.write_bytes(b"the user's own\n")
+        if file.name == "Flickr8k.token.txt":       # of all splits: what it held is kept
+            writes(tmp_path, table)
+            assert file.read_bytes().startswith(b"the user's own\n")
+        else:
+            with pytest.raises((FileExistsError, ValueError), match="is there|is not JSON"):
+                writes(tmp_path, table)
+            assert file.read_bytes() == b"the user's own\n"
+        file.write_bytes(whole)
+
+
+def test_other_records_of_a_split_are_not_replaced(table, tmp_path):
+    """In these two, one file holds all splits: what it holds of others stays, of this one too."""
+    for writes, file in ((write_levir_cc, "LevirCCcaptions.json"),
+                         (write_flickr8k, "Flickr8k_text/Flickr8k.token.txt")):
+        writes(tmp_path, table, "train")
+        writes(tmp_path, table, "test")
+        text = (tmp_path / file).read_text()
+        assert "test_000000" in text and "train_000000" in text
+        mine = text.replace(f"{table.truth.captions[0][0].rstrip('.')}", "My own words", 1) \
+            if "token" in file else text.replace('"changeflag": 1', '"changeflag": 0', 1)
+        assert mine != text
+        (tmp_path / file).write_text(mine)
+        with pytest.raises(FileExistsError, match="split 'train' is there and holds something"):
+            writes(tmp_path, table, "train")
+        assert (tmp_path / file).read_text() == mine
+
+
 @pytest.mark.parametrize("name", [name for name in WRITTEN if name != "flickr8k"])
 def test_only_a_table_with_scenes_can_be_written(name, caption_truth, table, tmp_path):
     from dataclasses import replace

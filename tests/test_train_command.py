@@ -123,6 +123,16 @@ def test_every_number_of_a_training_is_an_option_and_the_rest_the_profiles(monke
     assert seen[1].mixture == get_profile("tiny").mixture
 
 
+@pytest.mark.parametrize("name", ["thesis.csv", "notes.jsonl"])
+def test_a_file_that_is_no_metrics_is_not_replaced(monkeypatch, capsys, tmp_path, name):
+    (tmp_path / name).write_text("month,sales\n1,2\n")
+    said = wrong(monkeypatch, capsys, "--output", str(tmp_path / "run"), "--metrics",
+                 str(tmp_path / name))
+    assert f"{name} is there, and it is no file of metrics" in said
+    assert (tmp_path / name).read_text() == "month,sales\n1,2\n"
+    assert not (tmp_path / "run").exists()
+
+
 # --- how many processes --------------------------------------------------------------------------
 
 def test_who_starts_the_processes(monkeypatch):

@@ -18,6 +18,7 @@ from vlm_utils.real_data.records import (
     clean,
     find_file,
     find_folder,
+    keep_split,
     write_lines,
     write_picture,
 )
@@ -98,18 +99,20 @@ def write_flickr8k(folder: str | Path, table: ImageTable, split: str = "test", i
 
     As in the real file, words and full stops stand apart, and a caption names a picture that is not
     there. What the folder holds of other splits is kept.
+    Raises FileExistsError if it holds another file, or other pictures of this split.
     """
     if not table.truth.has_captions:
         raise ValueError(f"{table.name}: its captions are not known")
     file = Path(folder) / "Flickr8k_text" / "Flickr8k.token.txt"
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else [
+    held = file.read_text(encoding="utf-8").splitlines() if file.is_file() else [
         "2258277193_586949ec62.jpg.1#0\tA picture that nobody has ."]
-    lines = [line for line in lines if not line.startswith(f"{split}_")]
-    names = []
+    names, lines = [], []
     for row in range(min(images, len(table))):
         names.append(f"{split}_{row:06}.jpg")
         write_picture(table.image(row), Path(folder) / "Flicker8k_Dataset" / names[-1], "JPEG")
         lines += [f"{names[-1]}#{k}\t{text.rstrip('.')} ."
                   for k, text in enumerate(table.truth.captions[row])]
-    write_lines(file, lines)
+    keep_split(file, split, [line for line in held if line.startswith(f"{split}_")], lines)
+    others = [line for line in held if not line.startswith(f"{split}_")]
+    write_lines(file, others + lines, of_other_splits=True)
     write_lines(file.parent / f"Flickr_8k.{split}Images.txt", names)

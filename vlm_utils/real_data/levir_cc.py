@@ -23,6 +23,7 @@ from vlm_utils.real_data.records import (
     find_file,
     find_folder,
     json_list,
+    keep_split,
     needs_scenes,
     take,
     write_json,
@@ -91,12 +92,13 @@ def write_levir_cc(folder: str | Path, table: ImageTable, split: str = "test", p
 
     As in the real file, `raw` starts with a space and ends with " .", and a pair without a change
     has the five fixed sentences. What the folder holds of other splits is kept.
+    Raises FileExistsError if it holds another file, or other pairs of this split.
     """
     needs_scenes(table)
     rng, scenes = np.random.default_rng(seed), table.truth.scenes
     file = Path(folder) / "LevirCCcaptions.json"
-    entries = [record for _, record in json_list(file, "images") if record["split"] != split] \
-        if file.is_file() else []
+    held = [record for _, record in json_list(file, "images")] if file.is_file() else []
+    entries = []
     for number in range(pairs):
         rows = pair_of_site(table.truth, rng)
         text = describe_change(*(scenes[row] for row in rows)).lower().rstrip(".")
@@ -110,4 +112,6 @@ def write_levir_cc(folder: str | Path, table: ImageTable, split: str = "test", p
             "filepath": split, "filename": name, "imgid": number, "split": split,
             "changeflag": int(changed),
             "sentences": [{"tokens": text.split(), "raw": f" {text} ."} for text in texts]})
-    write_json(file, {"images": entries})
+    keep_split(file, split, [record for record in held if record["split"] == split], entries)
+    others = [record for record in held if record["split"] != split]
+    write_json(file, {"images": others + entries}, of_other_splits=True)

@@ -6,6 +6,7 @@ that cannot, or not as it stands. `Reading.finish` turns the rows into the cours
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,7 @@ from vlm_utils.datasets.truth import Truth
 
 # What can happen to an entry of a file, in the order of a report.
 WHATS = ("images missing", "images unreadable", "empty", "merged", "mended", "left out", "dropped")
+_ELSE = "is there and holds something else: write to another folder"
 
 
 @dataclass(frozen=True)
@@ -244,20 +246,37 @@ def clean(text: str) -> str:
     return as_text(re.sub(r"\s+([.,;:?!])", r"\1", " ".join(text.split())))
 
 
-def write_json(file: Path, content) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
+def write_json(file: Path, content, of_other_splits: bool = False) -> None:
+    write_new(file, json.dumps(content, indent=1).encode(), of_other_splits)
 
 
-def write_lines(file: Path, lines: Sequence[str]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+def write_lines(file: Path, lines: Sequence[str], of_other_splits: bool = False) -> None:
+    write_new(file, "".join(f"{line}\n" for line in lines).encode(), of_other_splits)
 
 
 def write_picture(picture: Image.Image, file: Path, kind: str | None = None) -> None:
     """kind: the format if it is not the one that the name says, as "JPEG"."""
+    stream = io.BytesIO()
+    kind = kind or Image.registered_extensions()[file.suffix]
+    picture.save(stream, format=kind, **({"quality": 95} if kind == "JPEG" else {}))
+    write_new(file, stream.getvalue())
+
+
+def write_new(file: Path, content: bytes, of_other_splits: bool = False) -> None:
+    """Raises FileExistsError for a file that is there and holds something else: in a folder with
+    the real data set, nothing of it is replaced. of_other_splits: it holds other splits as well,
+    which are in the content, and what it held of this one was compared (`keep_split`)."""
+    if file.exists() and not of_other_splits and (
+            not file.is_file() or file.read_bytes() != content):
+        raise FileExistsError(f"{file} {_ELSE}")
     file.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(file, format=kind, **({"quality": 95} if kind == "JPEG" else {}))
+    file.write_bytes(content)
+
+
+def keep_split(file: Path, split: str, held: Sequence, new: Sequence) -> None:
+    """Raises FileExistsError if a file holds a record of a split that is not among the new ones."""
+    if any(record not in new for record in held):
+        raise FileExistsError(f"{file}: split {split!r} {_ELSE}")
 
 
 def needs_scenes(table: ImageTable) -> None:

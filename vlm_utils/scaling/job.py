@@ -87,6 +87,9 @@ def plan(options) -> Job:
     if output in metrics.parents or metrics.is_dir():
         raise ValueError(f"--metrics {brief(metrics)} is the folder of the checkpoint, or in it: "
                          "name a file beside it")
+    if metrics.exists() and not _is_metrics(metrics):
+        raise ValueError(f"--metrics {brief(metrics)} is there, and it is no file of metrics: name "
+                         "another, or remove it")
     if options.start is not None and not options.start.is_dir():
         raise FileNotFoundError(f"--start {options.start} is not a folder")
     for name, least in (("evaluate", 0), ("log_every", 1)):
@@ -228,6 +231,13 @@ def evaluate_job(job: Job, run: TrainingRun) -> None:
 
 
 # --- metrics -----------------------------------------------------------------------------------
+
+def _is_metrics(file: Path) -> bool:
+    """Does a file begin as one that `Metrics` has written, or is it empty?"""
+    with file.open("rb") as opened:
+        first = opened.readline(1000)
+    return not first or first.startswith((b'{"step": ', b"step,samples,"))
+
 
 class Metrics:
     """An on_step that writes a line for each step, and prints one now and then.
