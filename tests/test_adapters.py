@@ -119,6 +119,21 @@ def test_an_adapter_of_a_model_that_lies_nowhere_is_not_saved(make_model, tmp_pa
     assert not (tmp_path / "adapter").exists()
 
 
+def test_a_folder_with_anything_else_in_it_is_left_alone(base_folder, tmp_path):
+    """A trap: peft writes a README.md of its own over the user's."""
+    adapted = add_adapter(load_checkpoint(base_folder)[0])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "README.md").write_text("my notes")
+    for folder in (tmp_path / "mine", tmp_path / "mine" / "README.md"):
+        with pytest.raises(FileExistsError, match="is there and holds no adapter"):
+            save_adapter(adapted, folder)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["README.md"]
+    assert (tmp_path / "mine" / "README.md").read_text() == "my notes"
+    (tmp_path / "empty").mkdir()
+    for _ in range(2):                          # a later one takes the place of the first
+        save_adapter(adapted, tmp_path / "empty")
+
+
 def test_what_cannot_be_is_refused(make_model, base_folder):
     adapted = add_adapter(make_model())
     with pytest.raises(ValueError, match="has an adapter already"):

@@ -55,8 +55,13 @@ def halve_frozen(adapted: PeftModel) -> None:
 def save_adapter(adapted: PeftModel, folder: str | Path) -> None:
     """What was trained, and the folder of the model that it was trained on: a few MB.
 
-    Raises ValueError if that model is not in a folder: the adapter alone would be worth nothing.
+    An adapter that is in the folder is replaced. Raises FileExistsError if anything else is there,
+    ValueError if that model is not in a folder: the adapter alone would be worth nothing.
     """
+    folder = Path(folder)
+    if folder.exists() and not (folder / "adapter_config.json").is_file() and (
+            not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} is there and holds no adapter: give a folder of its own")
     base = Path(adapted.get_base_model().config.name_or_path or "nowhere")
     if not (base / "config.json").is_file():
         raise ValueError("the model under the adapter was not loaded from a folder: save it with "
