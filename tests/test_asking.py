@@ -209,3 +209,33 @@ def test_a_model_in_training_is_asked_without_dropout(design, images):
     expected = asked.answer("What changed?", **LONG)
     design[0].train()
     assert asked.answer("What changed?", **LONG) == expected and not design[0].training
+
+
+def test_questions_in_the_sequence_are_read_together_after_one_beginning(
+        processor, images, monkeypatch):
+    """Those with the images in front share a cache that is kept once; each adds its own few
+    tokens."""
+    model = small_base(processor)
+    asked = AskedImages(model, processor, images)
+    read, forward = [], model.language_model.model.forward
+
+    def look(**given):
+        cache = given["past_key_values"]
+        if len(given["inputs_embeds"] if given.get("input_ids") is None
+               else given["input_ids"]) == 4:
+            read.append(([layer.beginning.keys.untyped_storage().data_ptr()
+                          for layer in cache.layers],
+                         [0 if layer.keys is None else layer.keys.shape for layer in cache.layers]))
+        return forward(**given)
+
+    questions = QUESTIONS[:4]
+    monkeypatch.setattr(model.language_model.model, "forward", look)
+    answers = asked.answers(questions, **LONG)
+    monkeypatch.undo()
+    assert answers == [alone((model, processor), images, question) for question in questions]
+    kept = [layer.keys.untyped_storage().data_ptr() for layer in asked.kept.cache.layers]
+    assert len(read) == LONG["max_new_tokens"] and all(storages == kept for storages, _ in read)
+    of_images = len(processor.encode_prompt("<image><image>x", 2)) - 2
+    longest = max(len(processor.encode_prompt("<image><image>" + question.removeprefix(
+        "<image><image>"), 2)) for question in questions) - of_images
+    assert read[-1][1][0][2] <= longest + LONG["max_new_tokens"]

@@ -1,7 +1,7 @@
 """Many questions about the same images: what was computed of the images is kept.
 
 Beside the sequence these are the images' keys and values in every block; in the sequence it is the
-cache of the prompt's beginning, up to where the next prompt differs from it.
+cache of the prompt's beginning, up to where the other prompts differ from it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from vlm_utils.architecture import IMAGE_TOKEN, MultiImageProcessor, MultiImageVLM
 from vlm_utils.architecture.model import mismatch_message
@@ -126,10 +127,7 @@ class KeptBeside:
 
     def generate(self, prompts: Sequence[list[int]], settings: dict) -> Tensor:
         """New token ids (prompts, new_tokens). All prompts read the same keys and values."""
-        rows = {"input_ids": ([torch.tensor(ids) for ids in prompts], settings["pad_token_id"]),
-                "attention_mask": ([torch.ones(len(ids), dtype=torch.long) for ids in prompts], 0)}
-        batch = {name: pad_sequence(row, True, filler, "left").to(self.model.device)
-                 for name, (row, filler) in rows.items()}               # (prompts, length)
+        batch = padded_on_the_left(prompts, settings["pad_token_id"], self.model.device)
         if self.keys_values is not None:        # expanded: a view, which takes no memory
             batch |= {"image_keys_values": self.keys_values.expand(
                           len(prompts), *self.keys_values.shape[1:]),
@@ -138,7 +136,7 @@ class KeptBeside:
 
 
 class KeptInSequence:
-    """The cache of the last prompt, of which the next one takes the beginning that both share."""
+    """The cache of the last prompts' common beginning, of which the next take what they share."""
 
     def __init__(self, model: MultiImageVLM, features: Tensor | None):
         self.model, self.features = model, features
@@ -154,9 +152,47 @@ class KeptInSequence:
         """Every prompt that the processor makes fits: `embed` counts again."""
 
     def generate(self, prompts: Sequence[list[int]], settings: dict) -> list[Tensor]:
-        """New token ids of each prompt, one after the other: each begins with the cache of the
-        last, and in a batch each would need a copy of it."""
-        return [self._generate(ids, settings) for ids in prompts]
+        """New token ids of each prompt. Prompts that are alike up to their last image are read
+        together, and each of the others by itself."""
+        places: dict[tuple[int, ...], list[int]] = {}
+        for place, ids in enumerate(prompts):
+            places.setdefault(self._up_to_the_last_image(ids), []).append(place)
+        answers: dict[int, Tensor] = {}
+        for group in places.values():
+            together = [prompts[place] for place in group]
+            found = (self._generate(together[0], settings)[None] if len(group) == 1
+                     else self._generate_together(together, settings))
+            answers |= zip(group, found, strict=True)
+        return [answers[place] for place in range(len(prompts))]
+
+    def _up_to_the_last_image(self, ids: list[int]) -> tuple[int, ...]:
+        image = self.model.config.image_token_id
+        return tuple(ids[:max((place + 1 for place, token in enumerate(ids) if token == image),
+                              default=0)])
+
+    def _generate_together(self, prompts: list[list[int]], settings: dict) -> Tensor:
+        """New token ids (prompts, new_tokens) of prompts that begin alike, images included. The
+        cache of that beginning is one, whose rows are views; each prompt adds what is its own."""
+        # The last place of each gives its first answer, so it is its own.
+        shared = min(shared_beginning(prompts[0], ids[:-1]) for ids in prompts)
+        known = shared_beginning(self.ids, prompts[0][:shared])
+        if self.model.config.image_token_id in prompts[0][known:shared]:
+            self._read(torch.tensor([prompts[0][:shared]], device=self.model.device))
+            self.ids = prompts[0][:shared]
+        else:
+            shared, self.ids = known, self.ids[:known]
+        self._keep_beginning()
+        own = padded_on_the_left([ids[shared:] for ids in prompts], settings["pad_token_id"],
+                                 self.model.device)
+        beginning = torch.tensor(prompts[0][:shared], dtype=torch.long, device=self.model.device)
+        whole = {name: torch.cat([first.expand(len(prompts), -1), own[name]], dim=1)
+                 for name, first in {"input_ids": beginning,
+                                     "attention_mask": torch.ones_like(beginning)}.items()}
+        layers = [AfterShared(layer) for layer in self.cache.layers]
+        return self.model.language_model.generate(
+            inputs_embeds=self.model.get_input_embeddings()(whole["input_ids"]),
+            attention_mask=whole["attention_mask"],
+            past_key_values=Cache(layers=layers) if shared else None, **settings)
 
     def _generate(self, ids: list[int], settings: dict) -> Tensor:
         input_ids = torch.tensor([ids], device=self.model.device)
@@ -191,6 +227,35 @@ class KeptInSequence:
         embeds = self.model.embed(input_ids, image_features=self.features)
         self.model.language_model.model(inputs_embeds=embeds, past_key_values=self.cache,
                                         use_cache=True)
+
+
+class AfterShared(DynamicLayer):
+    """The cache of one layer for several rows with one beginning: `beginning` (1, heads, length,
+    head_dim) is kept once for all, and its rows are put before each row's own only while the layer
+    reads them."""
+
+    def __init__(self, beginning: DynamicLayer):
+        super().__init__()
+        self.beginning = beginning
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs
+               ) -> tuple[Tensor, Tensor]:
+        own = super().update(key_states, value_states, *args, **kwargs)
+        kept = self.beginning.keys, self.beginning.values
+        return tuple(torch.cat([first.expand(len(rest), -1, -1, -1), rest], dim=-2)
+                     for first, rest in zip(kept, own, strict=True))
+
+    def get_seq_length(self) -> int:
+        return self.beginning.get_seq_length() + super().get_seq_length()
+
+
+def padded_on_the_left(prompts: Sequence[list[int]], pad_token_id: int, device: torch.device
+                       ) -> dict[str, Tensor]:
+    """`input_ids` and `attention_mask` (prompts, length) of prompts of different lengths."""
+    rows = {"input_ids": ([torch.tensor(ids) for ids in prompts], pad_token_id),
+            "attention_mask": ([torch.ones(len(ids), dtype=torch.long) for ids in prompts], 0)}
+    return {name: pad_sequence(row, True, filler, "left").to(device)
+            for name, (row, filler) in rows.items()}
 
 
 def shared_beginning(first: Sequence[int], second: Sequence[int]) -> int:
