@@ -1,6 +1,8 @@
 """Fixtures of the tests. What they hand out is made in `small_models` and `pictures`."""
 
+import gc
 import os
+from itertools import count
 from pathlib import Path
 
 import datasets
@@ -27,12 +29,30 @@ settings.register_profile("course", deadline=None)
 settings.load_profile("course")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _few_objects_to_search():
+    """What lives on after a module, most of all the libraries, is no longer looked through for
+    garbage: a second each time, in a process that has loaded all of them."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def _outputs(tmp_path_factory):
+    """Numbered folders in one of their own: pytest's would read the names of all of them each time.
+    """
+    place = tmp_path_factory.mktemp("outputs")
+    return (place / str(number) for number in count())
+
+
 @pytest.fixture(autouse=True)
-def _own_surroundings(monkeypatch, tmp_path_factory):
+def _own_surroundings(monkeypatch, _outputs):
     """Each test on the CPU, on the tiny profile, with a folder of its own for what it writes."""
     for name in ("VLM_PROFILE", "VLM_IMAGES", "VLM_SUBSET"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("VLM_OUTPUT", str(tmp_path_factory.mktemp("output")))
+    output = next(_outputs)
+    output.mkdir()
+    monkeypatch.setenv("VLM_OUTPUT", str(output))
     monkeypatch.setattr("vlm_utils.loading.get_device", lambda: torch.device("cpu"))
 
 

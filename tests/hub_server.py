@@ -62,7 +62,8 @@ class HubServer:
         self.url, self.large = (f"http://127.0.0.1:{each.server_port}" for each in self.servers)
         for server in self.servers:
             server.daemon_threads = True
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            # It looks that often whether it is to end; by default each test waits half a second.
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *error) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -572,14 +573,18 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(finished, tmp_path, monkey
     assert not (tmp_path / "trapped").exists()
 
 
+@cache
+def all_calls() -> list[tuple[str, str, ast.Call]]:
+    """Every call in the package: where it is, what is called, and the call itself."""
+    return [(f"{path.name}:{node.lineno}", ast.unparse(node.func), node)
+            for path in sorted((REPOSITORY / "vlm_utils").rglob("*.py"))
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)]
+
+
 def calls(name: str) -> list[tuple[str, ast.Call]]:
     """Every call of a function or method of that name in the package."""
-    found = []
-    for path in sorted((REPOSITORY / "vlm_utils").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(name):
-                found.append((f"{path.name}:{node.lineno}", node))
-    return found
+    return [(where, node) for where, called, node in all_calls() if called.endswith(name)]
 
 
 def test_nothing_is_unpickled_without_safeguards():

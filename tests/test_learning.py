@@ -49,8 +49,9 @@ def test_the_interval_of_several_seeds_is_not_narrower_for_the_same_questions(le
 
 
 def test_a_training_is_measured_on_the_split_that_was_asked_for(learning, monkeypatch):
-    """The whole way, with few samples and two steps."""
-    profile = replace(get_profile("tiny"), mixture={"select 2": 100, "refer 1": 28}, orientations=1)
+    """The whole way, with few images and samples, and two steps."""
+    profile = replace(get_profile("tiny").on(64), mixture={"select 2": 100, "refer 1": 28},
+                      orientations=1)
     asked = []
     load = learning.load_image_table
     monkeypatch.setattr(learning, "get_profile", lambda name: profile)

@@ -229,8 +229,9 @@ def printed(outputs) -> str:
     return "".join(out.text for out in outputs if out.output_type == "stream")
 
 
-def test_the_debugger_keeps_a_failed_cell_and_lets_it_go(kernel):
-    """In a real kernel: after %debug, a frame is kept in one more place."""
+@pytest.fixture(scope="module")
+def notebook(kernel):
+    """A real kernel with a function that fails, and keeps what it has made."""
     kernel("""import gc, sys, weakref
 from vlm_utils import memory
 references, shell = [], get_ipython()
@@ -239,24 +240,29 @@ def fail():
     inside = Thing()
     references.append(weakref.ref(inside))
     raise RuntimeError("too large")""")
+    return kernel
+
+
+def test_the_debugger_keeps_a_failed_cell_and_lets_it_go(notebook):
+    """After %debug, a frame is kept in one more place."""
     for ask in ("2 + 2", "%debug"):
-        assert kernel("fail()")[-1].ename == "RuntimeError"
-        kernel(ask)
-        assert printed(kernel("print(memory.is_freed(references[-1]))")) == "False\n", ask
-        assert printed(kernel("memory.forget_tracebacks()\n"
-                              "print(memory.is_freed(references[-1]))")) == "True\n", ask
-    assert kernel("1 / 0")[-1].ename == "ZeroDivisionError"       # errors are shown afterwards
-    assert "ZeroDivisionError" in str(kernel("%tb"))
+        assert notebook("fail()")[-1].ename == "RuntimeError"
+        notebook(ask)
+        assert printed(notebook("print(memory.is_freed(references[-1]))")) == "False\n", ask
+        assert printed(notebook("memory.forget_tracebacks()\n"
+                                "print(memory.is_freed(references[-1]))")) == "True\n", ask
+    assert notebook("1 / 0")[-1].ename == "ZeroDivisionError"       # errors are shown afterwards
+    assert "ZeroDivisionError" in str(notebook("%tb"))
 
 
-def test_what_a_failed_cell_keeps_is_free_in_the_very_next_cell(kernel):
-    kernel("fail()")
-    assert printed(kernel("memory.forget_tracebacks()\n"
-                          "print(memory.is_freed(references[-1]))")) == "True\n"
-    kernel("Thing()")
-    kernel("references.append(weakref.ref(_))")
-    assert printed(kernel("memory.forget_outputs()\n"
-                          "print(memory.is_freed(references[-1]))")) == "True\n"
+def test_what_a_failed_cell_keeps_is_free_in_the_very_next_cell(notebook):
+    notebook("fail()")
+    assert printed(notebook("memory.forget_tracebacks()\n"
+                            "print(memory.is_freed(references[-1]))")) == "True\n"
+    notebook("Thing()")
+    notebook("references.append(weakref.ref(_))")
+    assert printed(notebook("memory.forget_outputs()\n"
+                            "print(memory.is_freed(references[-1]))")) == "True\n"
 
 
 def test_forgetting_leaves_a_handler_of_ones_own_in_place(shell):

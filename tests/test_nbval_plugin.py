@@ -9,6 +9,7 @@ import sys
 import threading
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
+from functools import cache
 
 import nbformat
 import pytest
@@ -55,12 +56,14 @@ figure.subplots().plot([1, 2], linewidth={width})
 picture = as_picture(figure, "A line.")
 """
 PICTURE = "from PIL import Image\nImage.linear_gradient('L').resize((64, 64))"
-COMPARED = {        # what runs, what is stored: a shape, a count, a decoded prompt
+EQUAL = {           # what runs, what is stored: all of them in one notebook
     "same": ("print((3, 16, 96))", "(3, 16, 96)\n"),
     "with_a_bar": ("from tqdm.auto import tqdm\nfor _ in tqdm(range(3)): pass\nprint(3)", "3\n"),
     "with_a_line": ("from vlm_utils.plots import progress\n"
                     "with progress(3, 'encoding', 'images') as line: line.update(3)\nprint(3)",
                     "3\n"),
+}
+COMPARED = {        # the same for what differs: a shape, a count, a decoded prompt
     "no_bar": ("import sys\nprint('50%| wrong', file=sys.stderr)\nprint(3)", "3\n"),
     "other_shape": ("print((3, 16, 96))", "(3, 49, 96)\n"),
     "other_count": ("print(f'{14330} images')", "14331 images\n"),
@@ -86,7 +89,7 @@ def write_notebook(path, sources, outputs=(), tags=()):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
 
 
-def run_nbval(folder, *options, names=(), timeout=TIMEOUT, **environment):
+def run_nbval(folder, *options, timeout=TIMEOUT, page=True, **environment):
     """Outcomes of a folder's notebooks, {notebook: [Cell, ...]}, what pytest wrote, its status.
 
     The end of a notebook, which pytest counts as a test of its own, is not among its cells, but
@@ -96,8 +99,8 @@ def run_nbval(folder, *options, names=(), timeout=TIMEOUT, **environment):
         [sys.executable, "-m", "pytest", "-p", "vlm_utils.course.nbval_plugin", "--nbval-lax",
          "--nbval-current-env", f"--nbval-cell-timeout={timeout}", "-p", "no:cacheprovider",
          "--nbval-kernel-startup-timeout=300",
-         f"--junit-xml={folder / 'check.xml'}", f"--lesson-html={folder / 'check.html'}",
-         *options, *([str(folder / f"{name}.ipynb") for name in names] or [str(folder)])],
+         f"--junit-xml={folder / 'check.xml'}",
+         *([f"--lesson-html={folder / 'check.html'}"] if page else []), *options, str(folder)],
         cwd=folder, env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment,
         capture_output=True, text=True)
     found = {}
@@ -129,17 +132,15 @@ def outcomes(cells):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals and memory limits as on Linux and macOS")
-@pytest.mark.parametrize(("name", "message", "seconds"), [
-    ("killed", "the kernel died (SIGKILL", 5),
-    ("exited", "the kernel died (exit status 3)", 5),
-    # Here a new process of Python must start first, which may take its time on a busy machine.
-    ("killed_from_outside", "the kernel died (SIGKILL", TIMEOUT / 10)])
-def test_a_dead_kernel_fails_its_cell_within_five_seconds_and_the_message_says_so(
-        broken, name, message, seconds):
+@pytest.mark.parametrize(("name", "message"), [
+    ("killed", "the kernel died (SIGKILL"), ("exited", "the kernel died (exit status 3)"),
+    ("killed_from_outside", "the kernel died (SIGKILL")])
+def test_a_dead_kernel_fails_its_cell_long_before_its_time_is_up_and_the_message_says_so(
+        broken, name, message):
     cells = broken[0][name]
     dead = [cell for cell in cells if cell.outcome == "failure"]
     assert len(dead) == 1 and message in dead[0].message
-    assert float(dead[0].measured["seconds"]) < seconds
+    assert float(dead[0].measured["seconds"]) < TIMEOUT / 10        # however busy the machine is
     assert outcomes(cells)[-1] == "skipped"
 
 
@@ -219,33 +220,43 @@ def test_the_table_ends_the_run_and_stands_in_the_page(broken):
 
 # --- comparison --------------------------------------------------------------------------------
 
+def stored(path, change):
+    """Change the cells of a notebook that is written: what is stored in it."""
+    notebook = nbformat.read(path, as_version=4)
+    change(notebook.cells)
+    nbformat.write(notebook, path)
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compared")
-    for name, (source, stored) in COMPARED.items():
-        write_notebook(folder / f"{name}.ipynb", [source], [stored], ["nbval-check-output"])
-    write_notebook(folder / "not_tagged.ipynb", ["print(1.25)"], ["1.5\n"])
+    for name, (source, text) in COMPARED.items():
+        write_notebook(folder / f"{name}.ipynb", [source], [text], ["nbval-check-output"])
     write_notebook(folder / "cleared.ipynb", ["print(1)"], [""], ["nbval-check-output"])
-    cleared = nbformat.read(folder / "cleared.ipynb", as_version=4)
-    cleared.cells[0].update(execution_count=None, outputs=[])
-    nbformat.write(cleared, folder / "cleared.ipynb")
+    stored(folder / "cleared.ipynb",
+           lambda cells: cells[0].update(execution_count=None, outputs=[]))
     write_notebook(folder / "other_picture.ipynb", [PICTURE])
     # A figure that is stored with a few other pixels, as another version of matplotlib draws it.
     names = {}
     exec(FIGURE.format(width=1.6), names)
     data, metadata = names["picture"]._repr_mimebundle_()
-    write_notebook(folder / "with_a_figure.ipynb", [FIGURE.format(width=1.5) + "display(picture)"],
-                   [""], ["nbval-check-output"])
-    drawn = nbformat.read(folder / "with_a_figure.ipynb", as_version=4)
-    drawn.cells[0].outputs = [nbformat.v4.new_output("display_data", data, metadata=metadata)]
-    nbformat.write(drawn, folder / "with_a_figure.ipynb")
+    sources, texts = zip(*EQUAL.values(), strict=True)
+    write_notebook(folder / "equal.ipynb",
+                   [*sources, FIGURE.format(width=1.5) + "display(picture)", "print(1.25)"],
+                   [*texts, "", "1.5\n"], ["nbval-check-output"])
+
+    def change(cells):
+        cells[-2].outputs = [nbformat.v4.new_output("display_data", data, metadata=metadata)]
+        cells[-1].metadata["tags"] = []         # it is not compared
+    stored(folder / "equal.ipynb", change)
     return folder
 
 
 def test_a_wrong_shape_count_or_prompt_in_a_stored_output_fails(compared):
     found, _, status = run_nbval(compared)
+    assert outcomes(found["equal"]) == ["passed"] * (len(EQUAL) + 2)
     failed = {name for name, cells in found.items()
-              if outcomes(cells) != ["passed"] and not name.endswith(" end")}
+              if outcomes(cells) != ["passed"] and not name.endswith(" end")} - {"equal"}
     assert failed == {"no_bar", "other_shape", "other_count", "other_prompt", "other_picture",
                       "cleared"}
     assert "it shows 1 pictures, and 0 are stored" in found["other_picture"][0].message
@@ -254,10 +265,13 @@ def test_a_wrong_shape_count_or_prompt_in_a_stored_output_fails(compared):
     assert status != 0
 
 
-def test_at_real_size_the_tiny_outputs_are_not_compared_and_the_table_says_so(compared):
-    found, screen, status = run_nbval(compared, names=["other_count", "cleared", "other_picture"],
-                                      VLM_PROFILE="full")
-    assert {outcome for cells in found.values() for outcome in outcomes(cells)} == {"passed"}
+def test_at_real_size_the_tiny_outputs_are_not_compared_and_the_table_says_so(compared, tmp_path):
+    """Cells that fail in the tiny profile, one after the other."""
+    cells = [nbformat.read(compared / f"{name}.ipynb", as_version=4).cells[0]
+             for name in ("other_count", "cleared", "other_picture")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "other.ipynb")
+    found, screen, status = run_nbval(tmp_path, VLM_PROFILE="full")
+    assert outcomes(found["other"]) == ["passed"] * 3
     assert "were not compared (profile full)" in screen and status == 0
 
 
@@ -330,21 +344,6 @@ def test_the_plugin_is_loaded_for_every_run_in_the_repository(request):
     assert request.config.pluginmanager.has_plugin("vlm_utils.course.nbval_plugin")
 
 
-@pytest.mark.parametrize("with_page", [True, False])
-def test_the_table_comes_last_with_a_page_else_the_closing_line(tmp_path, with_page):
-    write_notebook(tmp_path / "short.ipynb", ["print(1)"])
-    page = [f"--lesson-html={tmp_path / 'check.html'}"] if with_page else []
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "vlm_utils.course.nbval_plugin", "--nbval-lax",
-         "--nbval-current-env", "-p", "no:cacheprovider", *page, str(tmp_path)], cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)}, capture_output=True, text=True)
-    lines = done.stdout.splitlines()
-    closing = next(i for i, line in enumerate(lines) if " passed in " in line)
-    header = next(i for i, line in enumerate(lines) if line.startswith("notebook "))
-    assert (header > closing) == with_page
-    assert with_page or closing == len(lines) - 1
-
-
 # --- time --------------------------------------------------------------------------------------
 
 def test_a_cell_that_outlives_its_limit_fails_and_what_comes_after_is_not_run(tmp_path):
@@ -355,9 +354,29 @@ def test_a_cell_that_outlives_its_limit_fails_and_what_comes_after_is_not_run(tm
     assert "cell 1 failed: it took longer than it may: 1 s" in screen
 
 
-def test_without_a_given_limit_it_follows_profile_and_machine_and_stands_in_the_table(tmp_path):
-    write_notebook(tmp_path / "short.ipynb", ["1"])
-    for profile, seconds in (("tiny", "1800"), ("full", "3600")):
-        found, screen, _ = run_nbval(tmp_path, timeout=NBVAL_CELL_SECONDS, VLM_PROFILE=profile)
-        limit = found["short"][0].measured["limit"]
-        assert re.fullmatch(rf"\d+ s = {seconds} x \d+\.\d", limit) and limit in screen
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """A function that runs a notebook of one cell without a limit, in a profile."""
+    folder = tmp_path_factory.mktemp("short")
+    write_notebook(folder / "short.ipynb", ["1"])
+
+    @cache
+    def run(profile):
+        return run_nbval(folder, timeout=NBVAL_CELL_SECONDS, page=False, VLM_PROFILE=profile)
+    return run
+
+
+@pytest.mark.parametrize(("profile", "seconds"), [("tiny", "1800"), ("full", "3600")])
+def test_without_a_given_limit_it_follows_profile_and_machine_and_stands_in_the_table(
+        short, profile, seconds):
+    found, screen, _ = short(profile)
+    limit = found["short"][0].measured["limit"]
+    assert re.fullmatch(rf"\d+ s = {seconds} x \d+\.\d", limit) and limit in screen
+
+
+def test_without_a_page_the_table_stands_before_the_closing_line(short):
+    """With one it comes last: test_the_table_ends_the_run_and_stands_in_the_page."""
+    lines = short("tiny")[1].splitlines()
+    closing = next(i for i, line in enumerate(lines) if " passed in " in line)
+    header = next(i for i, line in enumerate(lines) if line.startswith("notebook "))
+    assert header < closing == len(lines) - 1

@@ -1,6 +1,7 @@
 """`python -m vlm_utils progress`: which exercises pass, from notebooks as students leave them."""
 
 import ast
+import contextlib
 import re
 import subprocess
 import sys
@@ -10,7 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nbformat
+import pytest
 
+from vlm_utils import __main__ as command
+from vlm_utils.check.attempt import run_attempt
 from vlm_utils.course.exercises import SOLUTION, STUB, exercises
 from vlm_utils.course.progress import defines, needed, progress, state_of
 from vlm_utils.profiles import REPOSITORY
@@ -42,6 +46,18 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Attempts run in this process, which has loaded what they need: for tests of what is run, not
+    of where."""
+    def run(arguments, *, cwd, **_):
+        assert arguments[:3] == [sys.executable, "-m", "vlm_utils.check.attempt"]
+        with contextlib.chdir(cwd):
+            run_attempt(*arguments[3:])
+        return subprocess.CompletedProcess(arguments, 0)
+    monkeypatch.setattr(subprocess, "run", run)
+
+
 # --- what it says ------------------------------------------------------------------------------
 
 def test_a_line_for_each_exercise_and_a_count(tmp_path, capsys):
@@ -67,15 +83,16 @@ def test_nothing_is_attempted_in_the_lessons_as_they_are(capsys):
     assert out.endswith("0 of 30 exercises pass\n")
 
 
-def test_the_command_takes_a_folder_and_one_that_is_not_there_is_named(tmp_path):
-    command = [sys.executable, "-m", "vlm_utils", "progress", "--notebooks"]
-    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True,
+def test_the_command_takes_a_folder_and_one_that_is_not_there_is_named(tmp_path, monkeypatch,
+                                                                       capsys):
+    words = ["-m", "vlm_utils", "progress", "--notebooks"]
+    done = subprocess.run([sys.executable, *words, str(tmp_path)], capture_output=True, text=True,
                           cwd=REPOSITORY)
     assert done.returncode == 0 and "0 of 30 exercises pass" in done.stdout
     assert f"not attempted yet (no notebook 01_*.ipynb in {tmp_path})" in done.stdout
-    done = subprocess.run([*command, str(tmp_path / "gone")], capture_output=True, text=True,
-                          cwd=REPOSITORY)
-    assert done.returncode == 1 and "gone is not a folder: name the one that" in done.stdout
+    monkeypatch.setattr("sys.argv", [*words[1:], str(tmp_path / "gone")])
+    assert command.main() == 1
+    assert "gone is not a folder: name the one that" in capsys.readouterr().out
 
 
 # --- which cells count -------------------------------------------------------------------------
@@ -91,7 +108,7 @@ def test_a_loaded_solution_is_not_an_attempt(tmp_path):
         assert state(INTERLEAVE, tmp_path) == "not attempted yet (its solution is loaded)"
 
 
-def test_an_attempt_counts_under_a_marker_and_beside_a_loaded_solution(tmp_path):
+def test_an_attempt_counts_under_a_marker_and_beside_a_loaded_solution(tmp_path, in_this_process):
     marker = INTERLEAVE.loading_cell.split("\n")[1]
     wrong = INTERLEAVE.stub.replace("raise NotImplementedError", "return prompt")
     own = text_of(INTERLEAVE).replace("others", "rest")
@@ -102,7 +119,7 @@ def test_an_attempt_counts_under_a_marker_and_beside_a_loaded_solution(tmp_path)
     assert state(INTERLEAVE, tmp_path).startswith("not yet: the prompt is as it was")
 
 
-def test_the_best_attempt_counts_in_whatever_cell_or_copy_it_is(tmp_path):
+def test_the_best_attempt_counts_in_whatever_cell_or_copy_it_is(tmp_path, in_this_process):
     wrong = "def images_that_fit(*sizes):\n    return 7"
     write(tmp_path, "01_architecture", FIT.stub, text_of(FIT), wrong, tags={0: STUB})
     assert state(FIT, tmp_path) == "passed"
@@ -111,7 +128,7 @@ def test_the_best_attempt_counts_in_whatever_cell_or_copy_it_is(tmp_path):
     assert state(FIT, tmp_path).startswith("not yet: the result differs")
 
 
-def test_only_what_the_function_needs_is_run(tmp_path):
+def test_only_what_the_function_needs_is_run(tmp_path, in_this_process):
     """Its imports and helpers from wherever they are; no trial, no other cell."""
     write(tmp_path, "05_evaluation",
           "import math as m\nfrom pathlib import Path\nPath('spoilt').touch()\nraise SystemExit",
@@ -162,12 +179,12 @@ def test_a_process_that_ends_takes_nothing_with_it(tmp_path):
     assert "not yet: your function raised SystemExit" in state(INTERLEAVE, tmp_path)
 
 
-def test_a_name_that_nothing_defines_is_told(tmp_path):
+def test_a_name_that_nothing_defines_is_told(tmp_path, in_this_process):
     write(tmp_path, "01_architecture", "@memoised\ndef images_that_fit(*sizes):\n    return 1")
     assert state(FIT, tmp_path) == "not yet: NameError: name 'memoised' is not defined"
 
 
-def test_missing_cells_and_unreadable_notebooks_are_told(tmp_path):
+def test_missing_cells_and_unreadable_notebooks_are_told(tmp_path, in_this_process):
     path = write(tmp_path, "01_architecture", "1 + 1")
     assert state(FIT, tmp_path) == "not attempted yet (no cell defines it)"
     path.write_text(path.read_text()[:100])
