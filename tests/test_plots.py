@@ -97,6 +97,9 @@ FIGURES = {
     "accuracy": lambda: plots.draw_accuracy(
         {"with its images": summary(0.97), "blind": summary(0.4), "shuffled": summary(0.0),
          "permuted": summary(0.9)}, "what the images are worth"),
+    "accuracy in numbers": lambda: plots.draw_accuracy(
+        {"with its images": summary(1.0)[:3], "blind": summary(0.4)[:3],
+         "shuffled": summary(0.0)[:3]}, in_numbers=True),
     "attention": lambda: plots.draw_attention(
         tiles(8), np.random.default_rng(0).dirichlet(np.ones(32)).reshape(8, 2, 2),
         "Which image shows: a solar farm in the bottom left? Truth: <image_3> Model: <image_3>"),
@@ -287,6 +290,13 @@ def test_tables_of_other_tasks_are_not_drawn_under_one_axis():
         plots.draw_accuracy({"all": summary(0.9), "blind": fewer})
     axis = plots.draw_accuracy({"all": summary(0.9), "blind": summary(0.5)}).axes[0]
     assert [bars.get_label() for bars in axis.containers if len(bars) == 9] == ["all", "blind"]
+
+
+def test_a_bar_of_nothing_says_its_number():
+    axis = FIGURES["accuracy in numbers"]().axes[0]
+    words = [text.get_text() for text in axis.texts]
+    assert words == ["100%"] * 3 + ["40%"] * 3 + ["0%"] * 3
+    assert all(text.xy[1] < axis.get_ylim()[1] for text in axis.texts)
 
 
 def test_a_mask_names_each_of_its_values():

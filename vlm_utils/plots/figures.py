@@ -46,11 +46,13 @@ def draw_loss(history: pd.DataFrame, total: int) -> Figure:
     return figure
 
 
-def draw_accuracy(tables: dict[str, pd.DataFrame], title: str = "") -> Figure:
+def draw_accuracy(tables: dict[str, pd.DataFrame], title: str = "",
+                  in_numbers: bool = False) -> Figure:
     """Accuracy with 95% intervals for each task, one colour per table; guessing as a black line.
 
-    tables: a name for the legend -> what `evaluation.summarise` returns. Raises ValueError if they
-    differ in their tasks.
+    tables: a name for the legend -> what `evaluation.summarise` returns. in_numbers: write the per
+    cent over each bar, because a bar of 0% cannot be seen. Raises ValueError if they differ in
+    their tasks.
     """
     first = next(iter(tables.values()))
     labels = [f"{row.task}\nof {row.num_images}" for row in first.itertuples()]
@@ -63,13 +65,15 @@ def draw_accuracy(tables: dict[str, pd.DataFrame], title: str = "") -> Figure:
                              "with the same rows")
         x = np.arange(len(table)) + (i - (len(tables) - 1) / 2) * width
         error = np.clip([table["accuracy"] - table["low"], table["high"] - table["accuracy"]], 0, 1)
-        axis.bar(x, table["accuracy"], width * 0.92, yerr=error, label=name,
-                 color=[BLUE, ORANGE, GREEN, PURPLE][i % 4], error_kw={"linewidth": 1})
+        bars = axis.bar(x, table["accuracy"], width * 0.92, yerr=error, label=name,
+                        color=[BLUE, ORANGE, GREEN, PURPLE][i % 4], error_kw={"linewidth": 1})
+        if in_numbers:
+            axis.bar_label(bars, fmt="{:.0%}", padding=2, fontsize=SMALL)
     guess = first["chance"].fillna(first["prior"])
     axis.hlines(guess, np.arange(len(first)) - 0.45, np.arange(len(first)) + 0.45,
                 color="black", linestyle="--", linewidth=1.2, label="guessing")
     axis.set_xticks(np.arange(len(labels)), labels, fontsize=SMALL)
-    axis.set(ylim=(0, 1.02), ylabel="accuracy", title=title)
+    axis.set(ylim=(0, 1.15 if in_numbers else 1.02), ylabel="accuracy", title=title)
     figure.legend(loc="outside lower center", ncols=5, fontsize=SMALL, frameon=False)
     return figure
 

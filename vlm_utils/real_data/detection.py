@@ -46,10 +46,10 @@ def things_of(scene: Scene) -> list[Thing]:
 
 
 def parse_things(text: str) -> list[Thing]:
-    """Every name with a box behind it, in the order of the text.
+    """Every name with a box after it, in the order of the text.
 
-    A bracket with more or fewer than four numbers is no box, and its name is left out: nothing is
-    raised, for such an answer is wrong and must be counted.
+    A bracket with more or fewer than four numbers is not a box, and its name is left out: nothing
+    is raised, because such an answer is wrong and must be counted.
     """
     found = [(name, parse_box(bracket)) for name, bracket in NAME_AND_BOX.findall(text.lower())]
     return [Thing(name, box) for name, box in found if box is not None]

@@ -87,13 +87,14 @@ class StreamSettings:
 
 
 class SampleStream(torch.utils.data.IterableDataset):
-    """The samples of a folder of shards, each once an epoch over all processes, in another order in
-    each epoch, and never more than `buffer` of them in memory.
+    """The samples of a folder of shards, each once per epoch over all processes, in another order
+    in each epoch, and never more than `buffer` of them in memory.
 
     The library's own buffer (`shuffle(buffer_size=...)`) forgets what is in it when a training is
     resumed: these samples are lost. This one is filled, emptied in random order, and filled again;
-    to resume, the buffer of that moment is read again. process: of so many processes, this one.
-    Raises FileNotFoundError if there are no shards, ValueError for a process that there is not.
+    to resume, the buffer of that moment is read again. process: the number of this process, of
+    `processes`, counted from 0. Raises FileNotFoundError if there are no shards, ValueError for a
+    process that does not exist.
     """
 
     def __init__(self, folder: str | Path, buffer: int = 256, seed: int = 0, process: int = 0,

@@ -23,7 +23,7 @@ def parse_box(text: str) -> Box | None:
     """The first box of an answer, its corners in order and within 0 to 100; None without one.
 
     An answer that says "none" has no box, and neither has one whose brackets hold anything else
-    than four numbers: nothing is raised, for such an answer is wrong and must be counted.
+    than four numbers: nothing is raised, because such an answer is wrong and must be counted.
     """
     match = BOX.search(text)
     if not match:
