@@ -75,7 +75,7 @@ def test_the_command_takes_a_folder_and_one_that_is_not_there_is_named(tmp_path)
     assert f"not attempted yet (no notebook 01_*.ipynb in {tmp_path})" in done.stdout
     done = subprocess.run([*command, str(tmp_path / "gone")], capture_output=True, text=True,
                           cwd=REPOSITORY)
-    assert done.returncode == 1 and "gone is not a folder: name the one that" in done.stdout
+    assert done.returncode == 2 and "gone is not a folder: name the one that" in done.stderr
 
 
 # --- which cells count -------------------------------------------------------------------------
