@@ -91,8 +91,10 @@ def test_the_command_takes_a_folder_and_one_that_is_not_there_is_named(tmp_path,
     assert done.returncode == 0 and "0 of 30 exercises pass" in done.stdout
     assert f"not attempted yet (no notebook 01_*.ipynb in {tmp_path})" in done.stdout
     monkeypatch.setattr("sys.argv", [*words[1:], str(tmp_path / "gone")])
-    assert command.main() == 1
-    assert "gone is not a folder: name the one that" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as ended:
+        command.main()
+    assert ended.value.code == 2
+    assert "gone is not a folder: name the one that" in capsys.readouterr().err
 
 
 # --- which cells count -------------------------------------------------------------------------

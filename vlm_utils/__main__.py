@@ -12,6 +12,7 @@ from vlm_utils.profiles import (
     REPOSITORY,
     TrainingSettings,
     get_profile,
+    image_folder,
     output_folder,
     settle_paths,
 )
@@ -143,16 +144,49 @@ def refuse_what_is_not_there(parser: argparse.ArgumentParser, options) -> None:
         if getattr(options, "lessons", None):
             from vlm_utils.course.cells import choose
             choose(NOTEBOOKS, options.lessons)
+        if options.command in ("course", "check", "train"):
+            image_folder()              # raises if VLM_IMAGES names a folder that is not there
+        if options.command in ("course", "check", "site"):
+            refuse_place("--output" if options.output else "VLM_OUTPUT",
+                         options.output or output_folder())
+        if options.command == "prefetch" and options.folder is not None:
+            refuse_place("--folder", options.folder)
+        if options.command == "progress" and not options.notebooks.is_dir():
+            raise ValueError(f"--notebooks {options.notebooks} is not a folder: name the one that "
+                             "holds your notebooks")
         if options.command == "train":
             os.environ.setdefault("TQDM_DISABLE", "1")  # a log of lines, not of a bar's states
             from vlm_utils.scaling.job import plan
             from vlm_utils.scaling.launch import processes_to_start
             options.start_processes = processes_to_start(options.processes)
             options.job = plan(options)
+            refuse_mixture(options.job)
     except (ValueError, OSError) as error:
         if int(os.environ.get("RANK", 0)):              # the first of several processes says it
             sys.exit(2)
         parser.error(str(error))
+
+
+def refuse_mixture(job) -> None:
+    """Raise ValueError for a mixture that no sample can be made of, or none that fits the model:
+    else that would be said after all images have been encoded."""
+    from vlm_utils.datasets import parse_mixture
+    parts = parse_mixture(job.mixture)
+    if not sum(part.samples for part in parts):
+        raise ValueError("--mixture asks for no sample at all")
+    most = max(part.most for part in parts)
+    if job.start is None and most > job.profile.max_images:
+        raise ValueError(f"--mixture asks for samples of {most} images, and the model has names "
+                         f"for {job.profile.max_images}")
+
+
+def refuse_place(name: str, place: Path) -> None:
+    """Raise ValueError if nothing can be written into a folder. name: the option that gives it."""
+    there = next(part for part in (place.absolute(), *place.absolute().parents) if part.exists())
+    if not there.is_dir():
+        raise ValueError(f"{name} {place}: {there} is a file, not a folder: name another place")
+    if not os.access(there, os.W_OK):
+        raise ValueError(f"{name} {place}: nothing can be written into {there}: name another place")
 
 
 if __name__ == "__main__":

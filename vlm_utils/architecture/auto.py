@@ -61,11 +61,14 @@ class AutoMultiImageProcessor(MultiImageProcessor, ProcessorMixin):
             raise TypeError(f"unknown options {sorted(unknown)}: prompts are laid out as the "
                             "model was trained; nothing is cut")
         pictures = _flat(images)
-        prompts = [text] if isinstance(text, str) else list(text or [])
+        prompts = list(text) if isinstance(text, list | tuple) else [text]
+        if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
+            raise ValueError(f"text is {text!r:.60}, not a prompt or a list of prompts")
         if len(prompts) == 1 and IMAGE_TOKEN not in prompts[0]:
             prompts = [IMAGE_TOKEN * len(pictures) + prompts[0]]
         rows = []
         counts = [prompt.count(IMAGE_TOKEN) for prompt in prompts]
+        _refuse_other_lists(images, counts)
         if sum(counts) != len(pictures):
             raise ValueError(f"the prompts have {counts} {IMAGE_TOKEN} placeholders and "
                              f"{len(pictures)} images were given: write one for each image")
@@ -96,11 +99,25 @@ class AutoMultiImageProcessor(MultiImageProcessor, ProcessorMixin):
                          "text='<image><image>What changed?'")
 
 
+def _refuse_other_lists(images, counts: list[int]) -> None:
+    """Raise ValueError if lists of images, one for each prompt, are not those of the prompts: an
+    image would go to the prompt after its own."""
+    if not isinstance(images, list | tuple) or not any(
+            each is None or isinstance(each, list | tuple) for each in images):
+        return
+    given = [len(_flat(each)) for each in images]
+    if given != counts:
+        raise ValueError(f"the prompts have {counts} {IMAGE_TOKEN} placeholders and their lists "
+                         f"hold {given} images: give one list for each prompt, with an image for "
+                         "each placeholder")
+
+
 def _flat(images) -> list[Image.Image]:
-    """Images of one prompt, or a list of lists, one after another."""
+    """Images of one prompt, or a list of lists, one after another. What is not a list is taken for
+    an image: `pixel_values` refuses what is not one by its name."""
     if images is None:
         return []
-    if isinstance(images, Image.Image):
+    if isinstance(images, str | bytes) or not isinstance(images, Sequence):
         return [images]
     return [picture for each in images for picture in _flat(each)]
 

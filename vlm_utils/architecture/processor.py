@@ -16,7 +16,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from transformers import AutoTokenizer, ViTImageProcessorPil
 
@@ -110,6 +110,8 @@ class MultiImageProcessor:
         Raises ValueError for an empty prompt, too many images, a count of `<image>` that differs
         from num_images, or a name `<image_k>` of an image that is not there.
         """
+        if not isinstance(prompt, str):
+            raise ValueError(f"the prompt is {prompt!r:.60}, not a text")
         if not prompt.replace(IMAGE_TOKEN, "").strip():
             raise ValueError("the prompt is empty: write a question or an instruction")
         if num_images > self.max_images:
@@ -151,8 +153,10 @@ class MultiImageProcessor:
     def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
         """PIL images of 8 bits and any size -> (num_images, 3, height, width), normalised.
 
-        Raises ValueError for what is not an image, and for 16-bit and float images: which of their
-        values are black and white is decided where they are read.
+        They are seen as files are read: upright, whatever side the camera was held on, and
+        transparency laid over white. Raises ValueError for what is not an image, for an animation,
+        and for 16-bit and float images: which of their values are black and white is decided where
+        they are read.
         """
         if not images:
             raise ValueError("no image was given")
@@ -166,7 +170,10 @@ class MultiImageProcessor:
                                  "with vlm_utils.sources.images.as_rgb")
             if not all(image.size):
                 raise ValueError(f"image {position} is {image.width} x {image.height} pixels")
-        rgb = [image if image.mode == "RGB" else image.convert("RGB") for image in images]
+            if image.format in ("GIF", "WEBP", "PNG") and getattr(image, "n_frames", 1) > 1:
+                raise ValueError(f"image {position} is an animation of {image.n_frames} frames: "
+                                 "give the frames you mean, each as an image")
+        rgb = [_seen(image) for image in images]
         return self.image_processor(rgb, return_tensors="pt")["pixel_values"]
 
     def decode(self, ids) -> str:
@@ -205,6 +212,8 @@ class MultiImageProcessor:
 
     def _tokenise(self, text: str, kind: str) -> list[int]:
         """Token ids of a text in which only the commands of its kind are obeyed."""
+        if not isinstance(text, str):
+            raise ValueError(f"the {kind} is {text!r:.60}, not a text")
         try:
             text.encode()
         except UnicodeEncodeError as error:
@@ -220,6 +229,20 @@ class MultiImageProcessor:
                 ids += self.tokenizer(piece, add_special_tokens=False,
                                       split_special_tokens=True)["input_ids"]
         return ids
+
+
+def _seen(image: Image.Image) -> Image.Image:
+    """A picture of 8 bits as upright RGB, as `sources.images` reads a file: a picture that somebody
+    has opened himself must not look different to the model. (`sources` needs no torch, and so
+    cannot import it from here.)"""
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def add_special_tokens(tokenizer, max_images: int) -> int:

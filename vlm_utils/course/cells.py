@@ -31,15 +31,20 @@ def lessons(folder: Path) -> list[Path]:
 
 
 def choose(folder: Path, only: list[str] | None) -> list[Path]:
-    """The lessons whose names start with one of these numbers, or all.
+    """The lessons of these numbers, 04 or 4, or all.
 
     Raises ValueError for a number that no lesson has: else nothing would run, and pass.
     """
     found = lessons(folder)
-    for number in only or []:
-        if not number or not any(path.name.startswith(number) for path in found):
-            raise ValueError(f"no lesson {number!r}: there are {[p.stem for p in found]}")
-    return [path for path in found if not only or path.name.startswith(tuple(only))]
+    chosen = []
+    for asked in only or []:
+        # By the number and not by its first digit: 1 is lesson 01, and not 10.
+        wanted = asked.zfill(2) if asked.isdecimal() else asked
+        of_number = [path for path in found if wanted in (path.stem, path.stem.partition("_")[0])]
+        if not of_number:
+            raise ValueError(f"no lesson {asked!r}: there are {[p.stem for p in found]}")
+        chosen += of_number
+    return [path for path in found if not only or path in chosen]
 
 
 def headline(notebook) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 from vlm_utils import tiny_earth
@@ -59,16 +61,27 @@ def rows_of_site(truth: Truth, rng: np.random.Generator, num_images: int) -> tup
 def pair_of_site(truth: Truth, rng: np.random.Generator) -> tuple[int, int]:
     """Two images of one site, in either order; a fifth of the pairs shows no change."""
     wants_change = rng.random() >= 0.2
-    while True:
+    for _ in range(1000 * bool(truth.sites)):
         rows = truth.sites[rng.integers(len(truth.sites))]
-        pairs = [(a, b) for i, a in enumerate(rows) for b in rows[i + 1:]
-                 if (truth.scenes[a] != truth.scenes[b]) == wants_change]
+        pairs = _pairs_of(truth, [rows], wants_change)
         if pairs:
             break
+    else:                                       # hardly any: all of them, or all of the others
+        pairs = (_pairs_of(truth, truth.sites, wants_change)
+                 or _pairs_of(truth, truth.sites, not wants_change))
+        if not pairs:
+            raise ValueError("no place of this data set is seen twice: a comparison needs images "
+                             "of one place at two times, as load_series_table(split) has them")
     first, second = pairs[rng.integers(len(pairs))]
     if rng.random() < 0.5:
         first, second = second, first
     return first, second
+
+
+def _pairs_of(truth: Truth, sites: Iterable[Sequence[int]], changed: bool) -> list[tuple[int, int]]:
+    """Pairs of rows of one site between which something has changed, or nothing."""
+    return [(a, b) for rows in sites for i, a in enumerate(rows) for b in rows[i + 1:]
+            if (truth.scenes[a] != truth.scenes[b]) == changed]
 
 
 def _compare_by_scene(truth: Truth, rng: np.random.Generator) -> Recipe:

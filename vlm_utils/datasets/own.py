@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 
 import pyarrow as pa
 import pyarrow.compute
@@ -34,6 +34,10 @@ def own_samples(rows: Dataset | Iterable[Mapping], name: str = "own samples",
     left out. Without such a list the first of them raises.
     Raises ValueError naming the row, and image, that cannot be used.
     """
+    if isinstance(rows, Mapping | str) or not isinstance(rows, Iterable) or hasattr(rows, "iloc"):
+        raise ValueError(f"{name}: is a {type(rows).__name__}, not a list of rows: give a list of "
+                         f"mappings of {', '.join(_COLUMNS)}, or a datasets.Dataset (of a "
+                         "DatasetDict one split; of a pandas table, table.to_dict('records'))")
     if isinstance(rows, Dataset):
         stored, texts = _of_dataset(rows, name)
     else:
@@ -96,7 +100,10 @@ def _of_mappings(rows: Iterable[Mapping], name: str) -> tuple[Dataset, list[tupl
         images = row["images"]
         if isinstance(images, str | bytes | os.PathLike | Image.Image):
             raise ValueError(f"{where}: images is one image: give a list, even of one")
-        images = list(images or ())
+        if images is not None and (not isinstance(images, Iterable)
+                                   or isinstance(images, Set | Mapping)):   # they have no order
+            raise ValueError(f"{where}: images is a {type(images).__name__}, not a list of images")
+        images = list(() if images is None else images)
         for k, image in enumerate(images, start=1):
             if id(image) not in known:
                 known[id(image)] = _pack(image, f"{where}, image {k}")
@@ -118,11 +125,14 @@ def _pack(image, where: str) -> dict:
         return {"bytes": image, "path": None}
     if isinstance(image, str | os.PathLike):
         return {"bytes": None, "path": os.path.abspath(image)}
-    raise ValueError(f"{where}: is a {type(image).__name__}, not a path, bytes or a PIL image")
+    raise ValueError(f"{where}: is a {type(image).__name__}, not a path, bytes or a PIL image"
+                     + (" (Image.fromarray makes one of an array)" if hasattr(image, "shape")
+                        else ""))
 
 
 def _check(stored: dict, where: str, known: Mapping[str, int]) -> str:
     """The SHA-256 of an image, which is opened if it is new. Raises ValueError naming it."""
+    stored = stored or {"bytes": None, "path": None}        # None in a column of a Dataset
     source = stored["bytes"] or stored["path"]
     label = where if stored["path"] is None else f"{where} ({stored['path']})"
     if not source:
@@ -142,7 +152,7 @@ def _recipe(row: Mapping, positions: tuple[int, ...], where: str) -> Recipe:
     for column, value in (("prompt", prompt), ("answer", answer), ("task", task)):
         if column == "answer" and value is None:
             continue
-        if not isinstance(value, str) or not value.strip():
+        if not isinstance(value, str) or not value.replace(IMAGE_TOKEN, "").strip():
             raise ValueError(f"{where}: {column} is {value!r}, not a text")
     count = len(positions)
     if IMAGE_TOKEN not in prompt:

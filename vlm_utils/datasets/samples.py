@@ -31,6 +31,10 @@ class Sample:
 
     @property
     def num_images(self) -> int:
+        if isinstance(self.images, Image.Image | str):
+            raise ValueError("images is one image: give a list, even of one")
+        if not isinstance(self.images, list | tuple):
+            raise ValueError(f"images is a {type(self.images).__name__}, not a list of PIL images")
         return len(self.images if self.image_features is None else self.image_features)
 
 
@@ -113,7 +117,10 @@ def encode_samples(samples: Sequence[Sample], processor: MultiImageProcessor,
                    for_generation: bool = False) -> list[dict[str, list[int] | Tensor]]:
     """encode_sample for each of several. Raises ValueError naming the one that cannot be."""
     encoded = []
-    for position, sample in enumerate(samples):
+    for position, sample in enumerate([samples] if isinstance(samples, Sample) else samples):
+        if not isinstance(sample, Sample):
+            raise ValueError(f"sample {position} of the batch is a {type(sample).__name__}, not a "
+                             "Sample(images, prompt, answer, task)")
         try:
             encoded.append(encode_sample(sample, processor, for_generation))
         except ValueError as error:
@@ -130,6 +137,9 @@ class EncodedSamples(torch.utils.data.Dataset):
     """
 
     def __init__(self, dataset: TaskDataset, processor: MultiImageProcessor):
+        if not isinstance(dataset, TaskDataset):
+            raise ValueError(f"the samples are a {type(dataset).__name__}, not a TaskDataset: "
+                             "own_samples(rows) makes one of rows of your own")
         self.dataset, self.processor = dataset, processor
         self.texts = []
         known: dict[tuple, dict[str, list[int]]] = {}       # what repeats is tokenised once

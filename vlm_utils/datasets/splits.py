@@ -58,15 +58,18 @@ def hold_out(pictures: Sequence[Picture], groups: Sequence[int]) -> dict[str, li
     members = defaultdict(list)
     for row, group in enumerate(groups):
         members[group].append(row)
-    classes = defaultdict(list)
+    classes, mixed = defaultdict(list), []
     for group in rng.permutation(list(members)):
         rows = members[int(group)]
-        classes[pictures[rows[0]].captions[0]].append(rows)
+        same = len({pictures[row].captions[0] for row in rows}) == 1
+        (classes[pictures[rows[0]].captions[0]] if same else mixed).append(rows)
     # The classes in turn, each as often as it is large: every one has its share of the test. Two
     # from outside the largest come first: questions about it need images of something else.
-    largest = max(classes.values(), key=len)
+    # Copies that are said to be of several classes tell nothing apart, and come last.
+    largest = max(classes.values(), key=len, default=None)
     turns = sorted(((k + 0.5) / len(of_class), float(rng.random()), rows, of_class is largest)
                    for of_class in classes.values() for k, rows in enumerate(of_class))
+    turns += [(1.0, 1.0, rows, True) for rows in mixed]
     first = [turn for turn in turns if not turn[-1]][:2]
     wanted = max(LEAST, len(pictures) // _SHARE)
     test: list[int] = []

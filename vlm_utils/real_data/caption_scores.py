@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ import pandas as pd
 import sacrebleu
 
 from vlm_utils.real_data.records import RealData
+from vlm_utils.real_data.scores import check_predictions, refuse_other_kinds
 
 ORDERS, SIGMA, BETA = (1, 2, 3, 4), 6.0, 1.2
 
@@ -27,9 +29,7 @@ def caption_scores(data: RealData, predictions: pd.DataFrame) -> dict[str, float
     papers print it times 100 and call it CIDEr. Raises ValueError without one prediction for each
     sample.
     """
-    if len(predictions) != len(data):
-        raise ValueError(f"{len(predictions)} predictions for {len(data)} samples of {data.name}: "
-                         "give the table that predict returned for data.samples")
+    check_predictions(data, predictions)
     texts, references = list(predictions["prediction"]), list(data.rows["references"])
     return {"samples": len(texts), "bleu_4": bleu_4(texts, references),
             "rouge_l": float(np.mean([rouge_l(text, right) for text, right
@@ -39,12 +39,18 @@ def caption_scores(data: RealData, predictions: pd.DataFrame) -> dict[str, float
 
 def words(text: str) -> list[str]:
     """Small letters, no punctuation: what the usual scorer's tokenizer, which is Java, leaves of a
-    plain sentence. A hyphen parts two words, an apostrophe does not."""
-    return re.findall(r"[\w']+", text.lower())
+    plain sentence. A hyphen parts two words, an apostrophe does not, and neither do accents and
+    vowel signs, however they are composed."""
+    text = unicodedata.normalize("NFC", text.lower()).replace("\u2019", "'")
+    if text.isascii():                      # nearly always
+        return re.findall(r"[\w']+", text)
+    return "".join(sign if sign in "_'" or unicodedata.category(sign)[0] in "LMN" else " "
+                   for sign in text).split()
 
 
 def bleu_4(texts: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """Shared runs of one to four words (Papineni et al. 2002), by sacrebleu, without smoothing."""
+    _check_pairs(texts, references)
     most = max(map(len, references))        # sacrebleu wants as many for each; it leaves None out
     streams = [[" ".join(words(right[k])) if k < len(right) else None for right in references]
                for k in range(most)]
@@ -58,6 +64,7 @@ def rouge_l(text: str, references: Sequence[str]) -> float:
     The best precision and the best recall, of whichever references, with recall weighing more
     (beta 1.2).
     """
+    _check_pairs([text], [references])
     said, shares = words(text), []
     for reference in references:
         right = words(reference)
@@ -67,6 +74,19 @@ def rouge_l(text: str, references: Sequence[str]) -> float:
     if not precision or not recall:
         return 0.0
     return (1 + BETA**2) * precision * recall / (recall + BETA**2 * precision)
+
+
+def _check_pairs(texts: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Raise ValueError unless there is one text at least, and with each a list of references."""
+    if not len(texts) == len(references) > 0:
+        raise ValueError(f"{len(texts)} texts and {len(references)} lists of references: give one "
+                         "for each, and at least one")
+    refuse_other_kinds(texts, "the texts")
+    for number, right in enumerate(references):
+        if isinstance(right, str) or not len(right):
+            raise ValueError(f"the references of text {number} are {right!r:.60}: give a list of "
+                             "texts, even of one")
+        refuse_other_kinds(right, f"the references of text {number}")
 
 
 def _common(first: list[str], second: list[str]) -> int:
@@ -88,6 +108,7 @@ def cider_d(texts: Sequence[str], references: Sequence[Sequence[str]]) -> list[f
     which the usual scorer means by "CIDEr", counts a run no more often than the reference does and
     fades with the difference in length (Vedantam et al. 2015).
     """
+    _check_pairs(texts, references)
     held = Counter(run for right in references
                    for run in set().union(*(_runs(reference) for reference in right)))
     images = math.log(len(references))

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from vlm_utils.architecture import IMAGE_TOKEN
@@ -22,6 +23,7 @@ from vlm_utils.real_data.records import (
     write_lines,
     write_picture,
 )
+from vlm_utils.sources.metadata import read_lines
 
 SPLITS = {"validation": "dev"}
 
@@ -41,8 +43,7 @@ def read_flickr8k(folder: str | Path, split: str = "test", every_reference: bool
     tokens = find_file(folder, *(f"{f}Flickr8k.token.txt" for f in folders))
     chosen = find_file(folder, *(f"{f}Flickr_8k.{split}Images.txt" for f in folders))
     pictures = find_folder(folder, "Flicker8k_Dataset", "Flickr8k_Dataset", "images", "Images")
-    wanted = {line.strip() for line in chosen.read_text(encoding="utf-8").splitlines()
-              if line.strip()}
+    wanted = {line.strip() for line in read_lines(chosen) if line.strip()}
     reading = Reading(f"Flickr8k {split}")
     captions, places, others = _captions(reading, tokens, wanted, pictures)
     if others:
@@ -66,7 +67,7 @@ def _captions(reading: Reading, tokens: Path, wanted: set[str], pictures: Path
     captions: dict[str, list[str]] = {}
     places: dict[str, str] = {}
     others = 0
-    for number, line in enumerate(tokens.read_text(encoding="utf-8-sig").split("\n"), start=1):
+    for number, line in enumerate(read_lines(tokens), start=1):
         if not line.strip():
             continue
         where = f"{tokens.name} line {number}"
@@ -76,7 +77,7 @@ def _captions(reading: Reading, tokens: Path, wanted: set[str], pictures: Path
         if not tab or not mark or not index.strip().isdecimal():
             raise ValueError(f"{where}: is {line[:60]!r}, not name.jpg#0, a tab and a caption")
         if name not in wanted:
-            if not (pictures / name).is_file():
+            if not os.path.isfile(pictures / name):
                 reading.note("images missing", name, where,
                              "a caption names it, no split does, and there is no such file")
             others += 1
@@ -104,13 +105,13 @@ def write_flickr8k(folder: str | Path, table: ImageTable, split: str = "test", i
     if not table.truth.has_captions:
         raise ValueError(f"{table.name}: its captions are not known")
     file = Path(folder) / "Flickr8k_text" / "Flickr8k.token.txt"
-    held = file.read_text(encoding="utf-8").splitlines() if file.is_file() else [
+    held = [line for line in read_lines(file) if line] if file.is_file() else [
         "2258277193_586949ec62.jpg.1#0\tA picture that nobody has ."]
     names, lines = [], []
     for row in range(min(images, len(table))):
         names.append(f"{split}_{row:06}.jpg")
         write_picture(table.image(row), Path(folder) / "Flicker8k_Dataset" / names[-1], "JPEG")
-        lines += [f"{names[-1]}#{k}\t{text.rstrip('.')} ."
+        lines += [f"{names[-1]}#{k}\t{' '.join(text.split()).rstrip('.')} ."    # on one line
                   for k, text in enumerate(table.truth.captions[row])]
     keep_split(file, split, [line for line in held if line.startswith(f"{split}_")], lines)
     others = [line for line in held if not line.startswith(f"{split}_")]

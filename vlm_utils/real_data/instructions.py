@@ -113,9 +113,7 @@ def instruct(table: ImageTable, counts: dict[str, int], seed: int) -> TaskDatase
     rng = np.random.default_rng(seed)
     recipes: list[Recipe] = []
     for task, count in counts.items():
-        if task not in INSTRUCTIONS:
-            raise ValueError(f"unknown task {task!r}: choose from {list(INSTRUCTIONS)}")
-        instruction, made = INSTRUCTIONS[task], {}
+        instruction, made = _instruction(task), {}
         for _ in range(3 * count):
             if len(made) == count:
                 break
@@ -123,6 +121,12 @@ def instruct(table: ImageTable, counts: dict[str, int], seed: int) -> TaskDatase
             made[Recipe(rows, instruction.prompt(text, len(rows)), answer, task)] = None
         recipes += made
     return TaskDataset(table, [recipes[i] for i in rng.permutation(len(recipes))])
+
+
+def _instruction(task: str) -> Instruction:
+    if task not in INSTRUCTIONS:
+        raise ValueError(f"unknown task {task!r}: choose from {list(INSTRUCTIONS)}")
+    return INSTRUCTIONS[task]
 
 
 def can_instruct(truth: Truth) -> list[str]:
@@ -137,7 +141,7 @@ def asked_as(dataset: TaskDataset, task: str) -> TaskDataset:
 
     The answers that a model gives to both show whether it reads the sentence at all.
     """
-    instruction = INSTRUCTIONS[task]
+    instruction = _instruction(task)
     return replace(dataset, recipes=[
         Recipe(r.rows, instruction.prompt(num_images=len(r.rows)), None, task)
         for r in dataset.recipes])
@@ -146,7 +150,7 @@ def asked_as(dataset: TaskDataset, task: str) -> TaskDataset:
 def in_form(predictions: pd.DataFrame) -> list[bool]:
     """Does each answer have the form that its task's sentence asks for, whether or not it is true?
     """
-    return [bool(INSTRUCTIONS[task].form.fullmatch(text)) for task, text in
+    return [bool(_instruction(task).form.fullmatch(text)) for task, text in
             zip(predictions["task"], predictions["prediction"], strict=True)]
 
 

@@ -74,8 +74,10 @@ def read_levir_cc(folder: str | Path, split: str = "test", every_reference: bool
             reading.note("dropped", name, where, "holds no sentence")
             continue
         images = [pictures / split / letter / name for letter in "AB"]
-        details = {"references": references,
-                   "changed": bool(take(record, "changeflag", int, where))}
+        flag = take(record, "changeflag", int, where)
+        if flag not in (0, 1):
+            raise ValueError(f"{where}: changeflag is {flag}, neither 0 nor 1")
+        details = {"references": references, "changed": flag == 1}
         reading.rows += [Row(images, IMAGE_TOKEN * 2 + COMPARE_PROMPT, text, "levir_cc", name,
                              where, details)
                          for text in (references if every_reference else references[:1])]

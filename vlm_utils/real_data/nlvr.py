@@ -7,6 +7,7 @@ JSON lines. `identifier` is sentence-picture; each picture is drawn in six order
 from __future__ import annotations
 
 import json
+import os
 from itertools import permutations
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from vlm_utils.real_data.records import (
     find_file,
     json_lines,
     needs_scenes,
+    refuse_few,
     take,
     write_lines,
     write_picture,
@@ -44,7 +46,7 @@ def read_nlvr(folder: str | Path, split: str = "dev", orders: int = ORDERS,
     (identifier-order), where, sentence (which sentence, for consistency). A picture that is not
     400 x 100 is dropped. Raises ValueError naming file and line if a record cannot be read.
     """
-    if not 1 <= orders <= ORDERS:
+    if not isinstance(orders, int) or not 1 <= orders <= ORDERS:
         raise ValueError(f"orders is 1 to {ORDERS}, not {orders}")
     file = find_file(folder, f"{split}/{split}.json", f"nlvr/{split}/{split}.json",
                      f"{split}.json")
@@ -54,7 +56,8 @@ def read_nlvr(folder: str | Path, split: str = "dev", orders: int = ORDERS,
         identifier = take(record, "identifier", str, where)
         sentence = clean(take(record, "sentence", str, where))
         answer = label_of(record, where)
-        directory = file.parent / "images" / str(record.get("directory", ""))
+        inside = record.get("directory")
+        directory = file.parent / "images" / ("" if inside is None else str(inside))
         reading.read += orders
         if not sentence:
             reading.note("empty", identifier, where, "the sentence is empty")
@@ -62,7 +65,8 @@ def read_nlvr(folder: str | Path, split: str = "dev", orders: int = ORDERS,
             continue
         entries += [(directory / f"{split}-{identifier}-{k}.png", f"{identifier}-{k}", where,
                      sentence, answer) for k in range(orders)]
-    for picture, name, where, sentence, answer in _part(reading, entries, most, seed):
+    # Chosen before any picture is opened and cut.
+    for picture, name, where, sentence, answer in reading.part_of(entries, most, seed):
         boxes = _boxes(reading, picture, name, where)
         if boxes is not None:
             reading.rows.append(Row(boxes, f"{IMAGE_TOKEN * 3}{sentence} {QUESTION}", answer,
@@ -70,19 +74,9 @@ def read_nlvr(folder: str | Path, split: str = "dev", orders: int = ORDERS,
     return reading.finish()
 
 
-def _part(reading: Reading, entries: list, most: int | None, seed: int) -> list:
-    """Chosen before any picture is opened and cut."""
-    if most is None or most >= len(entries):
-        return entries
-    reading.note("left out", f"{len(entries) - most} rows", reading.name,
-                 f"{most} of {len(entries)} were asked for", len(entries) - most)
-    chosen = np.random.default_rng(seed).permutation(len(entries))[:most]
-    return [entries[i] for i in sorted(chosen.tolist())]
-
-
 def _boxes(reading: Reading, file: Path, name: str, where: str) -> list[Image.Image] | None:
     """The three boxes of a picture; None, with a note, if it cannot be cut."""
-    if not file.is_file():
+    if not os.path.isfile(file):
         reading.note("images missing", file.name, where, f"there is no {file}")
         reading.note("dropped", name, where, f"{file.name} is missing")
         return None
@@ -111,17 +105,18 @@ def write_nlvr(folder: str | Path, table: ImageTable, split: str = "dev", senten
     needs_scenes(table)
     rng, scenes = np.random.default_rng(seed), table.truth.scenes
     lines: list[str] = []
-    number = 0
+    number = tried = 0
     while number < sentences:
         text, holds = _sentence(scenes[rng.integers(len(scenes))], rng)
         found: dict[bool, list[int]] = {}
-        for _ in range(600):
+        for _ in range(600 if len(scenes) > 2 else 0):
             rows = rng.choice(len(scenes), 3, replace=False).tolist()
             found.setdefault(holds([scenes[row] for row in rows]), rows)
             if len(found) == 2:
                 break
-        else:
-            continue                            # true of hardly any three tiles: another sentence
+        else:                                   # true of hardly any three tiles: another sentence
+            tried = refuse_few(table, tried)
+            continue
         for k, (label, rows) in enumerate(sorted(found.items())):
             for j, order in enumerate(permutations(rows)):
                 write_picture(_picture(table, order), Path(folder) / split / "images" / "0"
@@ -129,7 +124,7 @@ def write_nlvr(folder: str | Path, table: ImageTable, split: str = "dev", senten
             lines.append(json.dumps({"sentence": text, "label": str(label).lower(),
                                      "identifier": f"{number}-{k}", "directory": "0",
                                      "evals": {"r0": str(label).lower()}}))
-        number += 1
+        number, tried = number + 1, 0
     write_lines(Path(folder) / split / f"{split}.json", lines)
 
 

@@ -23,6 +23,7 @@ from vlm_utils.real_data.records import (
     find_folder,
     json_lines,
     needs_scenes,
+    refuse_few,
     take,
     write_lines,
     write_picture,
@@ -82,7 +83,7 @@ def _agreement(reading: Reading, record: dict, answer: str, name: str, where: st
     if isinstance(votes, str):
         try:
             votes = ast.literal_eval(votes)
-        except (ValueError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):   # as documented
             reading.note("mended", name, where, f"validation is {votes!r:.40}: not used")
             votes = None
     if not isinstance(votes, dict) or not votes:
@@ -101,11 +102,12 @@ def write_nlvr2(folder: str | Path, table: ImageTable, split: str = "dev", sente
     needs_scenes(table)
     rng, scenes = np.random.default_rng(seed), table.truth.scenes
     lines: list[str] = []
-    number = 0
+    number = tried = 0
     while number < sentences:
         text, holds = _sentence(scenes[rng.integers(len(scenes))], rng)
-        pairs = _pairs(scenes, holds, rng)
+        pairs = _pairs(scenes, holds, rng) if len(scenes) > 1 else None
         if pairs is None:                       # true, or false, of hardly any pair: another one
+            tried = refuse_few(table, tried)
             continue
         for k, (rows, label) in enumerate(pairs):
             for i, row in enumerate(rows):
@@ -114,7 +116,7 @@ def write_nlvr2(folder: str | Path, table: ImageTable, split: str = "dev", sente
             lines.append(json.dumps({
                 "sentence": text, "label": str(label), "identifier": f"{split}-{number}-{k}-0",
                 "synset": "tile", "validation": str({"0": str(label), "1": "True"})}))
-        number += 1
+        number, tried = number + 1, 0
     write_lines(Path(folder) / "data" / f"{split}.json", lines)
 
 

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vlm_utils.architecture import as_text
 from vlm_utils.datasets import ImageTable, TaskDataset, own_samples
 from vlm_utils.datasets.truth import Truth
+from vlm_utils.sources.metadata import read_lines, read_text
 
 # What can happen to an entry of a file, in the order of a report.
 WHATS = ("images missing", "images unreadable", "empty", "merged", "mended", "left out", "dropped")
@@ -95,19 +98,29 @@ class Reading:
         self.notes.append({"what": what, "name": name, "where": where, "why": why,
                            "count": count})
 
+    def part_of(self, rows: list, most: int | None, seed: int) -> list:
+        """So many of the rows, drawn at random, in their order; the others are noted as left out.
+
+        Raises ValueError if most is not a whole number of at least 1.
+        """
+        if most is None:
+            return rows
+        if not isinstance(most, Integral) or most < 1:
+            raise ValueError(f"most is a whole number of at least 1, not {most!r}")
+        if most >= len(rows):
+            return rows
+        chosen = np.random.default_rng(seed).permutation(len(rows))[:most]
+        self.note("left out", f"{len(rows) - most} rows", self.name,
+                  f"{most} of {len(rows)} were asked for", len(rows) - most)
+        return [rows[i] for i in sorted(chosen.tolist())]
+
     def finish(self, most: int | None = None, seed: int = 0) -> RealData:
         """The samples of all rows whose images are there and can be read.
 
         most: take that many rows, drawn at random with this seed; the others count as left
         out. Raises ValueError if no row can be used.
         """
-        if most is not None and most < 1:
-            raise ValueError(f"most is at least 1, not {most}")
-        if most is not None and most < len(self.rows):
-            chosen = np.random.default_rng(seed).permutation(len(self.rows))[:most]
-            self.note("left out", f"{len(self.rows) - most} rows", self.name,
-                      f"{most} of {len(self.rows)} were asked for", len(self.rows) - most)
-            self.rows = [self.rows[i] for i in sorted(chosen.tolist())]
+        self.rows = self.part_of(self.rows, most, seed)
         rows = self._with_all_images()
         self._refuse_nothing(rows)
         refused: list[tuple[int, str]] = []
@@ -134,7 +147,7 @@ class Reading:
             for image in row.images:
                 if isinstance(image, Path):
                     if image not in there:
-                        there[image] = image.is_file()
+                        there[image] = os.path.isfile(image)    # also of names no file can have
                         if not there[image]:
                             self.note("images missing", image.name, row.where,
                                       f"there is no {image}")
@@ -173,8 +186,10 @@ class Reading:
             return
         first = next((f"{note['name']}: {note['why']}" for what in WHATS for note in self.notes
                       if note["what"] == what), "the file is empty")
-        raise ValueError(f"{self.name}: none of its {self.read} rows can be used ({first}): is "
-                         "this the folder into which the images were unpacked?")
+        missing = any(note["what"] == "images missing" for note in self.notes)
+        raise ValueError(f"{self.name}: none of its {self.read} rows can be used ({first})"
+                         + (": is this the folder into which the images were unpacked?"
+                            if missing else ""))
 
 
 def _other_kind(file: Path) -> str | None:
@@ -183,8 +198,8 @@ def _other_kind(file: Path) -> str | None:
     try:
         with Image.open(file) as picture:
             kind = "JPEG" if picture.format == "MPO" else picture.format
-    except (OSError, UnidentifiedImageError):
-        return None                             # own_samples says why it cannot be read
+    except Exception:           # whatever Pillow raises: own_samples says why it cannot be read
+        return None
     return None if promised in (None, kind) else kind
 
 
@@ -207,11 +222,10 @@ def find_folder(folder: str | Path, *names: str) -> Path:
 
 def json_lines(file: Path) -> Iterator[tuple[str, dict]]:
     """Each record of a file of JSON lines, with its place. Raises ValueError naming the line."""
-    with file.open(encoding="utf-8-sig") as stream:
-        for number, line in enumerate(stream, start=1):
-            if line.strip():
-                where = f"{file.name} line {number}"
-                yield where, _record(_parsed(line, where), where)
+    for number, line in enumerate(read_lines(file), start=1):
+        if line.strip():
+            where = f"{file.name} line {number}"
+            yield where, _record(_parsed(line, where), where)
 
 
 def json_list(file: Path, key: str | None = None) -> Iterator[tuple[str, dict]]:
@@ -219,7 +233,7 @@ def json_list(file: Path, key: str | None = None) -> Iterator[tuple[str, dict]]:
 
     Raises ValueError naming the file or the row.
     """
-    content = _parsed(file.read_text(encoding="utf-8-sig"), file.name)
+    content = _parsed(read_text(file), file.name)
     if key is not None:
         if not isinstance(content, dict) or key not in content:
             raise ValueError(f"{file.name}: is not an object with the key {key!r}")
@@ -285,10 +299,19 @@ def needs_scenes(table: ImageTable) -> None:
         raise ValueError(f"{table.name}: its scenes are not known: take load_series_table(split)")
 
 
+def refuse_few(table: ImageTable, tried: int, most: int = 100) -> int:
+    """One sentence more that could not be asked of a table. Raises ValueError if there are so many
+    that the table must be too small: looking for others would not end."""
+    if tried == most:
+        raise ValueError(f"{table.name}: of its {len(table)} images no sentence is true of some "
+                         "and false of others: take a larger table")
+    return tried + 1
+
+
 def _parsed(text: str, where: str):
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:       # the latter: lists in lists in lists ...
         raise ValueError(f"{where}: is not JSON ({error})") from error
 
 

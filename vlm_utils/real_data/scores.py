@@ -7,7 +7,7 @@ what cannot be parsed is wrong. The official scripts differ in places; lesson 09
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -40,7 +40,7 @@ def nlvr_scores(data: RealData, predictions: pd.DataFrame) -> dict[str, float]:
     of always giving the commonest label; guessing_consistency: the same of whole sentences.
     unreadable: answers that are neither true nor false; they are wrong.
     """
-    _check(data, predictions)
+    check_predictions(data, predictions)
     labels = [parse_label(text) for text in predictions["prediction"]]
     right = np.array([label == answer
                       for label, answer in zip(labels, predictions["answer"], strict=True)])
@@ -66,7 +66,7 @@ def teochat_scores(data: RealData, predictions: pd.DataFrame) -> pd.DataFrame:
     pixels of all images together, the file's polygons, or else the boxes of the true answer, drawn
     at 256 x 256; unreadable counts brackets without four numbers.
     """
-    _check(data, predictions)
+    check_predictions(data, predictions)
     table = predictions.assign(polygons=list(data.rows["polygons"]))
     rows = []
     for task, group in table.groupby("task", sort=True):
@@ -107,9 +107,13 @@ def class_f1(truths: Sequence[str], predictions: Sequence[str],
     if not len(truths) == len(predictions) > 0:
         raise ValueError(f"{len(truths)} true answers and {len(predictions)} predictions: give one "
                          "for each, and at least one")
+    refuse_other_kinds([*truths, *predictions], "the answers")
     truth = np.array([plain(text) for text in truths])
     said = np.array([plain(text) for text in predictions])
     size = np.ones(len(truth)) if weights is None else np.asarray(weights, dtype=float)
+    if size.shape != truth.shape or not (size >= 0).all() or not 0 < size.sum() < np.inf:
+        raise ValueError(f"weights are {len(truth)} numbers of at least 0, one for each answer and "
+                         f"not all 0; these have the shape {size.shape}")
     rows = []
     for name in sorted(set(truth.tolist())):
         right = size[(truth == name) & (said == name)].sum()
@@ -120,11 +124,34 @@ def class_f1(truths: Sequence[str], predictions: Sequence[str],
     return pd.DataFrame(rows)
 
 
-def _check(data: RealData, predictions: pd.DataFrame) -> None:
+
+def check_predictions(data: RealData, predictions: pd.DataFrame) -> None:
+    """Raise ValueError if a table is not that of `predict` for data.samples, a text for each sample
+    and in their order: what a score needs of a sample would be taken from another one."""
+    what = "give the table that predict returned for data.samples"
+    if missing := {"answer", "prediction"} - set(predictions):
+        raise ValueError(f"the predictions lack {' and '.join(sorted(missing))}: {what}")
     if len(predictions) != len(data):
         raise ValueError(f"{len(predictions)} predictions for {len(data)} samples of {data.name}: "
-                         "give the table that predict returned for data.samples")
+                         f"{what}")
     unknown = predictions["answer"].isna()
     if unknown.any():
         raise ValueError(f"sample {int(unknown.to_numpy().argmax())} of {data.name} has no true "
                          "answer")
+    refuse_other_kinds(predictions["prediction"], f"the predictions for {data.name}")
+    for number, (recipe, answer) in enumerate(
+            zip(data.samples.recipes, predictions["answer"], strict=True)):
+        if recipe.answer not in (None, answer):
+            raise ValueError(
+                f"sample {number} of {data.name} has the true answer {recipe.answer!r:.60}, and "
+                f"row {number} of the predictions {answer!r:.60}: {what}, in its order")
+
+
+def refuse_other_kinds(texts: Iterable, what: str) -> None:
+    """Raise ValueError naming the first of several texts that is none."""
+    for number, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"{what}, number {number}: is {text!r:.40} ({type(text).__name__}), not a text; "
+                "of a table from a CSV file, read all cells as texts: pd.read_csv(file, dtype=str, "
+                "keep_default_na=False)")

@@ -6,16 +6,17 @@ in pixels of a 256 x 256 image.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-SIDE = 256
+SIDE, _FAR = 256, 1e6
 Box = tuple[float, float, float, float]
 Polygon = list[tuple[float, float]]
-_BRACKETS = re.compile(r"\[(.*?)\]")
+_BRACKETS = re.compile(r"\[([^\[\]]*)\]")     # the inner ones of a list of boxes, over line ends
 _OUTER_RING = re.compile(r"\(\s*\(\s*([^()]+)\)")    # of each polygon, the ring that opens it
 
 
@@ -28,21 +29,26 @@ def parse_boxes(text: str) -> tuple[list[Box], int]:
     boxes, unreadable = [], 0
     for inside in _BRACKETS.findall(text):
         try:
-            x1, y1, x2, y2 = (min(max(float(part), 0.0), 100.0) for part in inside.split(","))
+            numbers = [float(part) for part in inside.split(",")]
         except ValueError:
+            numbers = []
+        if len(numbers) != 4 or not all(map(math.isfinite, numbers)):       # float reads "nan" too
             unreadable += 1
             continue
+        x1, y1, x2, y2 = (min(max(number, 0.0), 100.0) for number in numbers)
         boxes.append((min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2)))
     return boxes, unreadable
 
 
-def parse_polygons(texts: Sequence[str], where: str) -> list[Polygon]:
+def parse_polygons(texts: str | Sequence[str], where: str) -> list[Polygon]:
     """Outer rings of WKT texts (POLYGON, MULTIPOLYGON); an empty text, as in [''], holds none.
 
     Holes are left out, as TEOChat leaves them out. Raises ValueError naming the row otherwise.
     """
+    if not isinstance(texts, str | list | tuple):
+        raise ValueError(f"{where}: polygon is {texts!r:.60}, not a list of WKT texts")
     found: list[Polygon] = []
-    for text in texts:
+    for text in [texts] if isinstance(texts, str) else texts:
         if not isinstance(text, str):
             raise ValueError(f"{where}: a polygon is {text!r:.40}, not a WKT text")
         kind = text.strip().upper()
@@ -60,12 +66,20 @@ def parse_polygons(texts: Sequence[str], where: str) -> list[Polygon]:
 def _points(ring: str, where: str) -> Polygon:
     try:
         points = [(float(x), float(y)) for x, y, *_ in (pair.split() for pair in ring.split(","))]
+        # Far outside, the pen would count in numbers that have no end.
+        points = [(_near(x), _near(y)) for x, y in points]
     except ValueError as error:
         raise ValueError(f"{where}: the ring {ring[:40]!r} of a polygon is not pairs of numbers "
                          f"({error})") from error
     if len(points) < 3:
         raise ValueError(f"{where}: the ring {ring[:40]!r} of a polygon has fewer than 3 points")
     return points
+
+
+def _near(number: float) -> float:
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not a place")
+    return min(max(number, -_FAR), _FAR)
 
 
 def box_polygon(box: Box, side: int = SIDE) -> str:

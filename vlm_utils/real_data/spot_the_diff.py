@@ -52,9 +52,11 @@ def read_spot_the_diff(folder: str | Path, split: str = "train", every_reference
     places: dict[str, str] = {}
     for where, record in json_list(file):
         reading.read += 1
-        name = str(record.get("img_id", "")).strip()
+        name = record.get("img_id")
+        name = str(name).strip() if isinstance(name, str | int) else ""
         if not name:
-            raise ValueError(f"{where}: lacks an img_id")
+            raise ValueError(f"{where}: lacks an img_id, a text or a whole number "
+                             f"(found: {record.get('img_id')!r:.40})")
         text = _text(reading, take(record, "sentences", list, where), name, where)
         if name in texts:
             reading.note("merged", name, where, f"{places[name]} is of the same pair")

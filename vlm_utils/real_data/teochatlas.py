@@ -46,7 +46,10 @@ def read_teochatlas(folder: str | Path, file: str, tasks: Sequence[str] | None =
     rows: name (the id), where, dataset, polygons (lists of (x, y) in pixels of 256 x 256, None if
     the file has none). Raises ValueError naming file and row if an entry cannot be read.
     """
-    path, reading, others = Path(folder) / file, Reading(f"TEOChatlas {Path(file).stem}"), 0
+    path, reading, others = Path(folder) / file, Reading(f"TEOChatlas {Path(file).stem}"), {}
+    tasks = [tasks] if isinstance(tasks, str) else tasks
+    if not isinstance(max_images, int) or max_images < 1:
+        raise ValueError(f"max_images is a whole number of at least 1, not {max_images!r}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: is not there: give the folder into which the images were "
                                 "unpacked, and the name of the JSON file in it")
@@ -54,9 +57,9 @@ def read_teochatlas(folder: str | Path, file: str, tasks: Sequence[str] | None =
         reading.read += 1
         task = take(record, "task", str, where)
         if tasks is not None and task not in tasks:
-            others += 1
+            others[task] = others.get(task, 0) + 1
             continue
-        name = str(record.get("id", where))
+        name = where if record.get("id") is None else str(record["id"])
         images, dates, mended = _images(record, Path(folder), max_images, where)
         for why in mended:
             reading.note("mended", name, where, why)
@@ -65,8 +68,13 @@ def read_teochatlas(folder: str | Path, file: str, tasks: Sequence[str] | None =
             reading.note("mended", name, where, f"{len(turns)} questions, a sample each")
         for question, answer in turns:
             reading.rows += _row(reading, record, images, dates, question, answer, name, where)
+    if others and sum(others.values()) == reading.read:
+        raise ValueError(f"{path}: no row is of {', '.join(tasks) or 'no task'}; its tasks are "
+                         f"{', '.join(sorted(others))}")
     if others:
-        reading.note("left out", f"{others} rows", path.name, "of tasks not asked for", others)
+        count = sum(others.values())
+        reading.note("left out", f"{count} rows", path.name,
+                     f"of tasks not asked for ({', '.join(sorted(others))})", count)
     return reading.finish(most, seed)
 
 
@@ -83,8 +91,8 @@ def _row(reading: Reading, record: dict, images, dates, question: str, answer: s
         reading.note("dropped", name, where, f"names image {min(named)}, and of "
                      f"{len(record['video'])} images only {kept} are kept")
         return []
-    if named and not named <= set(range(1, kept + 1)):
-        reading.note("dropped", name, where, f"names image {max(named)} of {kept}")
+    if absent := named - set(range(1, kept + 1)):
+        reading.note("dropped", name, where, f"names image {min(absent)} of {kept}")
         return []
     details = {"dataset": record.get("dataset", ""), "polygons": _polygons(record, where)}
     return [Row(images, IMAGE_TOKEN * kept + _with_names(clean_text(question)),
@@ -107,6 +115,8 @@ def _images(record: dict, folder: Path, max_images: int, where: str
     if not names or not all(isinstance(name, str) and name for name in names):
         raise ValueError(f"{where}: video is {names!r:.60}, not a list of names of files")
     stamps = record.get("timestamp") or []
+    if not isinstance(stamps, list):
+        raise ValueError(f"{where}: timestamp is {stamps!r:.60}, not a list, one for each image")
     if stamps and len(stamps) != len(names):
         raise ValueError(f"{where}: has {len(names)} images and {len(stamps)} timestamps")
     dates = [_date(stamp, where) for stamp in stamps]
@@ -150,7 +160,7 @@ def _polygons(record: dict, where: str):
     stored = record.get("polygon")
     if not stored:
         return None
-    return parse_polygons([stored] if isinstance(stored, str) else stored, where)
+    return parse_polygons(stored, where)
 
 
 # --- TinyEarth in this format --------------------------------------------------------------------

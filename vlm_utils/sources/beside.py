@@ -81,9 +81,9 @@ def find_inside(folder: Path, name: str, where: str) -> Path:
         file = _resolve(folder, spelling, where)
         if file.exists():
             return file
-    alike = [other.name for other in _beside(folder / name)
-             if other.name.casefold() == Path(name).name.casefold()]
-    hint = f"; there is {alike[0]}: large and small letters differ" if alike else ""
+    alike = [other.name for other in _beside(folder / name.strip())
+             if other.name.casefold() == Path(name.strip()).name.casefold()]
+    hint = f"; there is {alike[0]}: large and small letters, or spaces, differ" if alike else ""
     raise ValueError(f"{where}: names {name}, which is not in {folder}{hint}")
 
 

@@ -168,6 +168,8 @@ def _why_not_known(source: str | Path | bytes) -> str:
     else:
         with open(source, "rb") as file:
             start = file.read(16)
+    if not start:
+        return "is an empty file, of 0 bytes: copy or save it again"
     if start[4:8] == b"ftyp":
         kind = "AVIF" if start[8:12] in (b"avif", b"avis") else "HEIC or another kind of MP4"
         return f"is {kind}, which this Pillow cannot read: save it as JPEG or PNG"

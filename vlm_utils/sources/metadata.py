@@ -31,6 +31,7 @@ MAX_BYTES = 200_000_000             # of a metadata file
 _CAPTION = re.compile(r"caption(_\d+)?")
 _EXPECTED = ("captions are read from the columns caption_0, caption_1 ..., or caption, or text; "
              "splits from split; dates from date; the picture's name from file_name")
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _ENCODINGS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16",
               codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -75,6 +76,9 @@ def read_metadata(folder: Path) -> list[Entry] | None:
         raise ValueError(f"{path}: names no image")
     for where, row in rows:
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str):
+            if isinstance(row, dict) and "file_name" in row:
+                raise ValueError(f"{where}: has no file_name that is a text (found: "
+                                 f"{row['file_name']!r:.60}): write the name of one picture")
             found = ", ".join(map(str, row)) if isinstance(row, dict) else type(row).__name__
             raise ValueError(f"{where}: has no file_name (found: {found or 'nothing'}); "
                              f"{_EXPECTED}")
@@ -108,8 +112,10 @@ def _caption(value, where: str) -> str:
     if isinstance(value, float) and math.isnan(value):
         raise ValueError(f"{where}: is NaN, not a text")
     if not isinstance(value, str):
+        remedy = ("write several captions as caption_0, caption_1 ..., or as several rows"
+                  if isinstance(value, list | tuple | dict) else "write a text in its place")
         raise ValueError(f"{where}: is of type {type(value).__name__} ({str(value)[:40]}): "
-                         "write several captions as caption_0, caption_1 ..., or as several rows")
+                         f"{remedy}")
     if all(unicodedata.category(sign)[0] in "ZC" for sign in value):
         raise ValueError(f"{where}: is empty or white space: write a caption, or leave it away")
     if len(value) > MAX_CAPTION:
@@ -123,25 +129,34 @@ def _caption(value, where: str) -> str:
 def _split(value, where: str) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or value.lower() not in SPLITS:
+    if not isinstance(value, str) or value.strip().lower() not in SPLITS:
         raise ValueError(f"{where}: split is {value!r}, not one of train, validation or test")
-    return SPLITS[value.lower()]
+    return SPLITS[value.strip().lower()]
 
 
 def _read_jsonl(path: Path) -> Iterator[tuple[str, object]]:
-    # Lines end at \n alone: a JSON text may hold U+2028, which str.splitlines takes for an end.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
             try:
-                yield f"{path}, line {number}", json.loads(line)
+                yield f"{path}, line {number}", json.loads(line, object_pairs_hook=_each_once)
             except (ValueError, RecursionError) as error:
                 raise ValueError(f"{path}, line {number}: is not JSON ({error})") from error
 
 
+def _each_once(pairs: list[tuple[str, object]]) -> dict:
+    """A JSON object. Of two values with one name, json keeps the last and says nothing."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"it has {twice!r} twice")
+    return found
+
+
 def _read_csv(path: Path) -> Iterator[tuple[str, dict]]:
     """Rows of a table whose first line names the columns; a cell that is left empty is None."""
-    text = _text(path)
-    first = text.split("\n", 1)[0]
+    text = read_text(path)
+    first = _LINE_END.split(text, maxsplit=1)[0]
     separator = next((sign for sign in ",;\t" if "file_name" in
                       [name.strip('"\r ') for name in first.split(sign)]), ",")
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
@@ -190,8 +205,20 @@ def _read_parquet(path: Path) -> Iterator[tuple[str, dict]]:
 _READERS = {".jsonl": _read_jsonl, ".csv": _read_csv, ".parquet": _read_parquet}
 
 
-def _text(path: Path) -> str:
-    """A text file in UTF-8, with or without a byte order mark, or in UTF-16 with one."""
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file, whichever system wrote it. Raises ValueError as read_text does.
+
+    A line ends at a line break alone: a JSON text, or a caption, may hold U+2028, which
+    str.splitlines takes for an end.
+    """
+    return _LINE_END.split(read_text(path))
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
+
+    Raises ValueError naming the file and the line that is in another encoding.
+    """
     data = path.read_bytes()
     encoding = next((name for mark, name in _ENCODINGS.items() if data.startswith(mark)), "utf-8")
     try:

@@ -89,10 +89,16 @@ def _list(folder: Path) -> list[Picture]:
         raise ValueError(f"{folder}: is neither a folder of pictures nor a clip "
                          f"({', '.join(sorted(clips.SUFFIXES))}, or an animated GIF, WebP or PNG)")
     has_metadata = bool(metadata_files(folder))
-    inside = [child for child in _folders_in(folder) if any(child.iterdir())]
+    inside = [child for child in _folders_in(folder)
+              if _visible_files(child) or _folders_in(child)]
     # A folder "train" beside folders of other names is a class: that of trains.
-    if not inside or has_metadata or _clips_in(folder) or _files_in(folder) or any(
-            child.name.lower() not in SPLITS for child in inside):
+    others = [child.name for child in inside if child.name.lower() not in SPLITS]
+    if not inside or has_metadata or _clips_in(folder) or _files_in(folder):
+        return _list_one(folder)
+    if others:
+        if len(others) < len(inside):
+            warnings.warn(f"{folder}: all its folders are read as classes, because {others[0]} is "
+                          "not called train, validation or test", stacklevel=3)
         return _list_one(folder)
     found = [replace(picture, split=SPLITS[child.name.lower()])
              for child in inside for picture in _list_one(child)]
@@ -171,11 +177,15 @@ def _list_one(folder: Path) -> list[Picture]:
         return [Picture(file, str(file)) for file in files]
     classes = []
     for child in inside:
-        below = [grandchild for grandchild in _folders_in(child) if _files_in(grandchild)]
-        if below:
-            raise ValueError(f"{below[0]}: holds pictures two levels below {folder}: put the "
-                             "pictures of each class directly into its folder")
+        below = _first_folder_below(child, {folder.resolve(), child.resolve()})
+        if below is not None:
+            raise ValueError(f"{below}: holds pictures two levels below {folder}, or deeper: put "
+                             "the pictures of each class directly into its folder")
         of_class = _files_in(child)
+        others = _other_names(child)
+        if others and not of_class:
+            warnings.warn(f"{child}: holds no picture that is read, and is left out as a class: "
+                          f"{_some(others)}", stacklevel=2)
         refuse_unread(child, of_class)
         classes += [Picture(file, str(file), (utf8_name(child, "a caption"),))
                     for file in of_class]
@@ -196,7 +206,8 @@ def _named_by(entries, folder: Path, files: list[Path]) -> list[Picture]:
             raise ValueError(f"{entry.where}: {entry.file_name} is a clip: metadata is read of "
                              "pictures only; put clips into a folder without it")
         if has_captions and not entry.captions:
-            raise ValueError(f"{entry.where}: {entry.file_name} has no caption, others have")
+            raise ValueError(f"{entry.where}: {entry.file_name} has no caption, others have: "
+                             "write one, or leave the row out")
         top, slash, _ = entry.file_name.replace("\\", "/").partition("/")
         split = entry.split or (SPLITS.get(top.lower()) if slash else None)
         same = found.get(file)
@@ -214,7 +225,8 @@ def _named_by(entries, folder: Path, files: list[Path]) -> list[Picture]:
         found[file] = replace(same, captions=captions, date=same.date or entry.date)
     unsplit = [picture for picture in found.values() if picture.split is None]
     if unsplit and len(unsplit) < len(found):
-        raise ValueError(f"{unsplit[0].where}: has no split, others have")
+        raise ValueError(f"{unsplit[0].where}: has no split, others have: give one to each, or "
+                         "to none")
     unnamed = [file.name for file in files if file.resolve() not in found]
     if unnamed:
         warnings.warn(f"{folder}: {len(unnamed)} pictures are not named in the metadata and are "
@@ -242,13 +254,32 @@ def _files_in(folder: Path) -> list[Path]:
     pictures = [file for file in files if file.suffix.lower() in images.SUFFIXES]
     for file in pictures:
         utf8_name(file, "read")
-    other = [file.name for file in files if file.suffix.lower() not in images.SUFFIXES | EXPECTED
-             and file.stem not in ("LICENSE", "LICENCE", "README", "ATTRIBUTION")
-             and file.name.lower() not in NAMES]
-    if pictures and other:
-        warnings.warn(f"{folder}: not read as pictures, for their names: {_some(other)}",
+    if pictures and (others := _other_names(folder)):
+        warnings.warn(f"{folder}: not read as pictures, for their names: {_some(others)}",
                       stacklevel=2)
     return pictures
+
+
+def _other_names(folder: Path) -> list[str]:
+    """The files of a folder that are neither pictures nor what is expected beside them."""
+    return [file.name for file in _visible_files(folder)
+            if file.suffix.lower() not in images.SUFFIXES | EXPECTED
+            and file.stem not in ("LICENSE", "LICENCE", "README", "ATTRIBUTION")
+            and file.name.lower() not in NAMES]
+
+
+def _first_folder_below(folder: Path, seen: set[Path]) -> Path | None:
+    """The first folder in this one, however deep, that holds pictures. seen: folders that need no
+    look, to which those looked into are added: a link may lead back."""
+    for child in _folders_in(folder):
+        place = child.resolve()
+        if place in seen:
+            continue
+        seen.add(place)
+        found = child if _files_in(child) else _first_folder_below(child, seen)
+        if found is not None:
+            return found
+    return None
 
 
 def _visible_files(folder: Path) -> list[Path]:

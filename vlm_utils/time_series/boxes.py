@@ -28,7 +28,8 @@ def parse_box(text: str) -> Box | None:
     match = BOX.search(text)
     if not match:
         return None
-    left, top, right, bottom = (min(max(int(number), 0), 100) for number in match.groups())
+    # As a float: int refuses a number of 5,000 digits.
+    left, top, right, bottom = (int(min(max(float(number), 0), 100)) for number in match.groups())
     return min(left, right), min(top, bottom), max(left, right), max(top, bottom)
 
 
