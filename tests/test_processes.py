@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from process_work import PLAIN, beside, losses, plain_run, resumed, with_texts
+from process_work import PLAIN, adapted, beside, losses, plain_run, resumed, with_texts
 from safetensors import safe_open
 from small_models import beside_sequence, small_base
 from small_runs import interrupt_after, small_dataset, small_processor
@@ -45,6 +45,7 @@ def work_of_two(place: str) -> dict:
 
     from process_work import (
         PLAIN,
+        adapted,
         beside,
         losses,
         plain_run,
@@ -89,7 +90,15 @@ def work_of_two(place: str) -> dict:
     found["texts, shards"] = losses(pairs, dataset=with_texts(), layout=Shards())
     found["muon"] = [losses(replace(PLAIN, optimizer="muon"), layout=layout)
                      for layout in (None, Shards())]
+    found["beside, shards"] = beside(
+        dataset=small_dataset(), folder=place / "beside", layout=Shards())
+    beside(dataset=small_dataset(), folder=place / "beside for one", on_step=interrupt_after(5),
+           layout=Shards())
     for name, layout in (("copies", None), ("shards", Shards())):
+        for half in (False, True):
+            found[f"adapter, {name}, {half}"] = without_a_word(
+                lambda name=name, half=half, layout=layout: adapted(
+                    place / "base", half, place / f"adapter {name} {half}", layout=layout))
         folder = place / f"{name} stopped"
         losses(folder=folder, on_step=interrupt_after(5), layout=layout)
         other = Shards() if layout is None else None
@@ -123,6 +132,8 @@ def work_of_two(place: str) -> dict:
 def two(tmp_path_factory):
     """What each of two processes saw, and the folder in which they worked."""
     place = tmp_path_factory.mktemp("two")
+    small_base(small_processor()).save_pretrained(place / "base")
+    small_processor().save_pretrained(place / "base")
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PYTHONPATH", str(Path(__file__).parent))
         patched.setenv("OMP_NUM_THREADS", "1")
@@ -312,6 +323,57 @@ def test_the_checkpoint_of_shards_is_a_whole_model(two):
         torch.testing.assert_close(shards[name], tensor, rtol=1e-3, atol=1e-5)
     files = {path.name for path in (place / "shards" / "optimizer").iterdir()}
     assert {".metadata", "__0_0.distcp", "__1_0.distcp"} <= files
+
+
+def test_the_model_with_cross_attention_in_shards_has_the_losses_of_one_process(two):
+    (first, second), _ = two
+    assert first["beside, shards"] == second["beside, shards"]
+    np.testing.assert_allclose(first["beside, shards"], beside(dataset=small_dataset()), **EQUAL)
+
+
+def test_its_checkpoint_of_shards_is_a_whole_model_that_one_process_reads(two, tmp_path):
+    """Gathered whole: the names and shapes of one process's, and its weights but for rounding."""
+    _, place = two
+    beside(dataset=small_dataset(), folder=tmp_path / "alone")
+    alone, shards = (load_checkpoint(folder)[0]
+                     for folder in (tmp_path / "alone", place / "beside"))
+    assert isinstance(shards, CrossAttentionVLM)
+    whole = alone.state_dict()
+    assert {name: tensor.shape for name, tensor in shards.state_dict().items()} == {
+        name: tensor.shape for name, tensor in whole.items()}
+    assert any("cross_attention" in name for name in whole)
+    for name, tensor in shards.state_dict().items():
+        torch.testing.assert_close(tensor, whole[name], rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_one_process_goes_on_where_two_have_stopped_with_its_shards(two, tmp_path):
+    (first, _), place = two
+    shutil.copytree(place / "beside for one.unfinished", tmp_path / "run.unfinished")
+    alone = resumed(tmp_path / "run", layout=Shards(), other_processes=True)
+    np.testing.assert_allclose(alone, first["beside, shards"], **EQUAL)
+
+
+# --- adapters ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("kind", ["copies", "shards"])
+def test_an_adapter_is_trained_and_saved_by_two_processes_as_by_one(two, kind, tmp_path):
+    (first, second), place = two
+    name = f"adapter, {kind}, False"
+    assert first[name] == second[name]
+    alone = adapted(place / "base", folder=tmp_path / "alone")
+    np.testing.assert_allclose(first[name], alone, **EQUAL)
+    expected, found = (load_checkpoint(folder)[0].state_dict() for folder in (
+        tmp_path / "alone", place / f"adapter {kind} False"))
+    for each, tensor in expected.items():
+        torch.testing.assert_close(found[each], tensor, rtol=1e-3, atol=1e-5, msg=each)
+
+
+@pytest.mark.parametrize("kind", ["copies", "shards"])
+def test_an_adapter_on_a_base_in_half_precision_is_trained_by_two_processes_as_by_one(two, kind):
+    (first, second), place = two
+    name = f"adapter, {kind}, True"
+    assert first[name] == second[name]
+    np.testing.assert_allclose(first[name], adapted(place / "base", half=True), rtol=2e-2)
 
 
 # --- one process --------------------------------------------------------------------------------

@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 import torch
 from hub_cache import write_miniature
+from pictures import noise
 from small_runs import SETTINGS, interrupt_after, losses_of, small_dataset, small_run
 
 from vlm_utils.__main__ import main
 from vlm_utils.profiles import PROFILES, REPOSITORY, SMALLEST_SUBSET, TrainingSettings, get_profile
 from vlm_utils.scaling import job, launch
+from vlm_utils.scaling import plan as planning
 from vlm_utils.scaling.launch import processes_to_start
-from vlm_utils.sources.checkpoints import find_checkpoints
+from vlm_utils.sources.checkpoints import brief, find_checkpoints
+from vlm_utils.sources.folders import FolderInUse
 from vlm_utils.training import Copies, resume_run
 
 with_gloo = pytest.mark.skipif(
@@ -59,7 +62,12 @@ def wrong(monkeypatch, capsys, *options: str) -> str:
 @pytest.mark.parametrize(("options", "words"), [
     (["--profile", "huge"], "unknown profile 'huge': set VLM_PROFILE"),
     (["--mixture", "select 2"], "'select 2' is not \"TASK IMAGES: SAMPLES\""),
+    (["--mixture", "select2: 10"], "'select2: 10' is not \"TASK IMAGES: SAMPLES\""),
+    (["--mixture", "select 2 = 10"], "'select 2 = 10' is not \"TASK IMAGES: SAMPLES\""),
+    (["--mixture", "select 2: -5"], "'select 2: -5' is not \"TASK IMAGES: SAMPLES\""),
+    (["--mixture", ""], "'' is not \"TASK IMAGES: SAMPLES\""),
     (["--mixture", "choose 2: 10"], "unknown task 'choose': choose from"),
+    (["--mixture", "selct 2: 10"], "unknown task 'selct': choose from"),
     (["--mixture", "select 3-2: 10"], "'select 3-2': write the task and its number of images"),
     (["--mixture", "select 2: 10, select 2: 20"], "names 'select 2' twice"),
     (["--mixture", "none.json"], "none.json is not a file"),
@@ -71,9 +79,12 @@ def wrong(monkeypatch, capsys, *options: str) -> str:
     (["--start", "nowhere"], "--start nowhere is not a folder"),
     (["--metrics", "steps.txt"], "--metrics steps.txt ends in neither .jsonl nor .csv"),
     (["--metrics", "run/steps.csv"], "is the folder of the checkpoint, or in it"),
+    (["--metrics", "run.unfinished/steps.csv"], "is the folder of the checkpoint, or in it"),
     (["--evaluate", "-3"], "--evaluate is at least 0, not -3"),
     (["--log-every", "0"], "--log-every is at least 1, not 0"),
     (["--processes", "0"], "--processes is at least 1, not 0"),
+    (["--processes", "4", "--batch-size", "3"],
+     "--batch-size 3 is of all processes together, and there are 4: give each of them a sample"),
 ])
 def test_a_wrong_option_gets_one_line(monkeypatch, capsys, tmp_path, options, words):
     monkeypatch.chdir(tmp_path)
@@ -89,19 +100,31 @@ def test_a_place_that_cannot_hold_a_checkpoint_is_refused_before_anything_is_loa
     assert "the following arguments are required: --output" in wrong(monkeypatch, capsys)
 
 
+@pytest.mark.parametrize("options", [["--output", "notes.txt"], ["--output", "notes.txt/run"],
+                                     ["--output", "notes.txt/deep/run"],
+                                     ["--output", "run", "--metrics", "notes.txt/steps.csv"],
+                                     ["--output", "run", "--metrics", "notes.txt/a/steps.csv"]])
+def test_a_place_inside_a_file_is_refused(monkeypatch, capsys, tmp_path, options):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "notes.txt is a file" in wrong(monkeypatch, capsys, *options)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("content", ["[1]", "{", '{"select 2": "many"}', '{"select": 3}'])
 def test_a_file_that_holds_no_mixture_is_refused(tmp_path, content):
     path = tmp_path / "mixture.json"
     path.write_text(content)
     with pytest.raises(ValueError, match="mixture.json|write the task"):
-        job.read_mixture(str(path))
+        planning.read_mixture(str(path))
 
 
 def test_a_mixture_is_read_from_text_and_from_a_file(tmp_path):
     path = tmp_path / "mixture.json"
     path.write_text('{"select 2": 100, "sequence 2-4": 50}')
-    assert job.read_mixture("select 2: 100,sequence 2-4:50") == job.read_mixture(str(path)) \
-        == {"select 2": 100, "sequence 2-4": 50}
+    for given in ("select 2: 100,sequence 2-4:50", str(path)):
+        assert planning.read_mixture(given) == {"select 2": 100, "sequence 2-4": 50}
 
 
 def test_every_number_of_a_training_is_an_option_and_the_rest_the_profiles(monkeypatch, tmp_path):
@@ -131,6 +154,26 @@ def test_a_file_that_is_no_metrics_is_not_replaced(monkeypatch, capsys, tmp_path
     assert f"{name} is there, and it is no file of metrics" in said
     assert (tmp_path / name).read_text() == "month,sales\n1,2\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"st', b"step,sam", b"\0" * 4096,
+                                     b'{"step": 1, "samples": 8}\n{"step": 2, "sam'])
+def test_metrics_that_a_power_cut_has_damaged_are_written_again(small_job, tmp_path, content):
+    """A trap: a job in a queue that refuses its own file is started again for nothing."""
+    (tmp_path / "run.metrics.jsonl").write_bytes(content)
+    planning.check_metrics(tmp_path / "run.metrics.jsonl", tmp_path / "run")
+    assert job.run_job(small_job()) == 0
+    assert [row["step"] for row in rows_of(tmp_path / "run.metrics.jsonl")] == list(range(1, 13))
+
+
+@pytest.mark.skipif(os.name == "nt" or getattr(os, "geteuid", int)() == 0,
+                    reason="to this user nothing is forbidden")
+def test_metrics_that_cannot_be_written_are_refused_before_anything_is_loaded(
+        monkeypatch, capsys, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o555)
+    said = wrong(monkeypatch, capsys, "--output", str(tmp_path / "run"), "--metrics",
+                 str(tmp_path / "closed" / "steps.csv"))
+    assert "cannot be written: choose another place" in said
 
 
 # --- how many processes --------------------------------------------------------------------------
@@ -170,12 +213,35 @@ def test_what_accelerate_was_asked_for_is_read_from_its_command(monkeypatch, lin
     assert processes_to_start(None) == found
 
 
-def test_a_launcher_that_cannot_be_understood_is_refused(monkeypatch):
-    monkeypatch.setattr(launch.psutil, "Process", lambda: Parent(["make", "train"]))
+def launched_on_a_cpu(monkeypatch, *line):
+    monkeypatch.setattr(launch.psutil, "Process", lambda: Parent(line))
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("MASTER_PORT", "29500")
+
+
+def test_a_launcher_that_cannot_be_understood_is_refused(monkeypatch):
+    launched_on_a_cpu(monkeypatch, "make", "train")
     with pytest.raises(ValueError, match="one process of several.*--processes"):
         processes_to_start(None)
+    assert processes_to_start(3) == 3
+
+
+def test_a_launcher_that_was_asked_for_another_number_is_refused(monkeypatch):
+    config = REPOSITORY / "vlm_utils" / "scaling" / "configs" / "two_processes_cpu.yaml"
+    launched_on_a_cpu(monkeypatch, "accelerate", "launch", "--config_file", str(config), "x")
+    assert processes_to_start(2) == 2
+    with pytest.raises(ValueError, match="--processes 3, and accelerate launch was asked for 2"):
+        processes_to_start(3)
+
+
+def test_accelerate_on_the_cpus_of_several_machines_is_refused(monkeypatch, tmp_path):
+    """A trap: it starts one process on each machine, and each of them would train alone."""
+    config = REPOSITORY / "vlm_utils" / "scaling" / "configs" / "several_machines.yaml"
+    for line in (["--config_file", str(config), "--cpu"],
+                 ["--num_machines", "2", "--num_processes", "4", "--cpu"]):
+        launched_on_a_cpu(monkeypatch, "accelerate", "launch", *line, "x")
+        with pytest.raises(ValueError, match="on 2 machines: start it with torchrun on each"):
+            processes_to_start(None)
 
 
 # --- the job, in this process ------------------------------------------------------------------
@@ -281,6 +347,139 @@ def test_going_on_takes_the_settings_of_the_checkpoint_and_lays_the_given_ones_o
     found = job.going_on(small_job(settings=replace(of_profile, steps=20, window=7),
                                    given=frozenset({"steps", "window"})), last)
     assert found["steps"] == 20 and found["settings"] == replace(SETTINGS, window=7)
+
+
+def test_settings_of_another_version_end_the_job_with_one_line(small_job, tmp_path, capsys,
+                                                              monkeypatch):
+    losses_of(small_run(), tmp_path / "run", interrupt_after(5))
+    (last,) = find_checkpoints(tmp_path / "run")
+    older = replace(last, facts=last.facts | {"settings": {"epochs": 3}})
+    monkeypatch.setattr(job, "prepare", lambda wanted: job.going_on(wanted, older))
+    assert job.run_job(small_job()) == 1
+    assert "whose settings this version does not know" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_ends_the_job_with_one_line(small_job, monkeypatch, capsys):
+    def diverges(*arguments):
+        raise FloatingPointError("the loss is nan: lower the learning rate")
+    monkeypatch.setattr(job, "train", diverges)
+    assert job.run_job(small_job()) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "FloatingPointError: the loss is nan: lower the learning rate")
+
+
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+@pytest.mark.parametrize("when", ["reads", "asks"])
+def test_told_to_end_while_nothing_trains_it_ends_at_once_and_says_so(
+        small_job, tmp_path, monkeypatch, capsys, when, before):
+    """SIGTERM, also where a script has started the job with & and so ignores SIGINT. A job that
+    had been told while it asked the model was never asked again: nothing was left to train."""
+    asked = []
+
+    def terminated(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+
+    def ask(wanted, accelerator):
+        asked.append(wanted)
+        job.accuracy_file(wanted).write_text("task\n")
+
+    handler = signal.signal(signal.SIGINT, before)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(job, "prepare" if when == "reads" else "evaluate_job", terminated)
+            assert job.run_job(small_job(evaluate=3)) == 143
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    place = brief(tmp_path / "run")
+    assert capsys.readouterr().err.splitlines()[-1] == {
+        "reads": "ended before the first checkpoint: the same command begins again",
+        "asks": f"ended after the training: {place} is whole; the same command asks it"}[when]
+    monkeypatch.setattr(job, "evaluate_job", ask)
+    for _ in range(3):                          # asked once, and then nothing is left to do
+        if when == "asks":
+            monkeypatch.setattr(job, "prepare", lambda wanted: None)
+        assert job.run_job(small_job(evaluate=3)) == 0
+    assert len(asked) == 1
+
+
+def test_the_same_command_a_second_time_leaves_the_metrics_of_the_first_alone(small_job, tmp_path,
+                                                                             monkeypatch, capsys):
+    """A trap: the second job was refused its folder, after it had emptied the first one's file."""
+    original, seen = job.train, []
+
+    def started_again(run, folder, on_step):
+        def on(row):
+            on_step(row)
+            if row["step"] == 6:
+                with monkeypatch.context() as other_process:
+                    other_process.setattr(job, "hold", in_use)
+                    seen.append(job.run_job(small_job()))
+                seen.append(len(rows_of(tmp_path / "run.metrics.jsonl")))
+        return original(run, folder, on)
+
+    def in_use(folder):
+        raise FolderInUse(f"{folder} is being written by process 7")
+
+    monkeypatch.setattr(job, "train", started_again)
+    assert job.run_job(small_job()) == 0
+    assert seen == [1, 6] and "is being written by process 7" in capsys.readouterr().err
+    assert len(rows_of(tmp_path / "run.metrics.jsonl")) == 12
+
+
+# --- the profile's own job, in this process -------------------------------------------------------
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """A function that runs `train --output run` with options on few images, in this process."""
+    monkeypatch.setenv("VLM_SUBSET", str(SMALLEST_SUBSET))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["vlm_utils", "train", "--output", "run", *options])
+        return main()
+    return run
+
+
+def test_a_seed_is_that_of_the_checkpoint_and_a_finished_training_is_not_gone_on_with(
+        command, capsys):
+    """Both were taken from the profile where they were not given again."""
+    assert command(*SMALL, "--steps", "4", "--seed", "5") == 0
+    assert command(*SMALL, "--steps", "6") == 0
+    assert "going on after step 4 from run" in capsys.readouterr().out
+    assert command(*SMALL) == 0
+    assert "nothing to do: run was trained to step 6 of 6" in capsys.readouterr().out
+    assert command(*SMALL, "--steps", "8", "--seed", "6") == 1
+    assert "'seed': (5, 6)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["--mixture", "sequence 2-4: 20"], "asks for sequence 2-4 alone, which these images do not"),
+    (["--mixture", "select 2: 0"], "the mixture asks for no samples"),
+    (["--mixture", "select 2: 3", "--batch-size", "8"], "3 samples do not fill one batch of 8"),
+    (["--mixture", "describe 1: 20", "--evaluate", "5"], "of describe 1 no answer is right or")])
+def test_what_the_images_do_not_tell_is_refused_before_training(command, tmp_path, monkeypatch,
+                                                                 capsys, options, words):
+    photographs(tmp_path / "mine", monkeypatch)
+    assert command("--steps", "2", *options) == 1
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.glob("run*"))
+
+
+def test_what_the_images_do_not_tell_is_left_out_and_named(command, tmp_path, monkeypatch, capsys):
+    photographs(tmp_path / "mine", monkeypatch)
+    assert command("--steps", "2", "--batch-size", "4", "--mixture",
+                   "select 2: 20, sequence 2-4: 20, locate 1: 5") == 0
+    assert "left out, for these images do not tell them: sequence 2-4, locate 1" in \
+        capsys.readouterr().out
+
+
+def photographs(folder: Path, monkeypatch) -> None:
+    folder.mkdir()
+    for k in range(24):
+        noise(k).save(folder / f"{k}.png")
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(
+        {"file_name": f"{k}.png", "caption": f"Thing {k}."}) for k in range(24)))
+    monkeypatch.setenv("VLM_IMAGES", str(folder))
 
 
 # --- commands of their own -----------------------------------------------------------------------
