@@ -18,6 +18,7 @@ from small_runs import (
     small_processor,
 )
 
+from vlm_utils.architecture.adapters import without_peft_warnings
 from vlm_utils.collate import collate
 from vlm_utils.loading import load_checkpoint
 from vlm_utils.profiles import TrainingSettings
@@ -47,7 +48,7 @@ def in_half(model):
 
 
 def some_in_half(model):
-    model.language_model.model.embed_tokens.to(torch.bfloat16)
+    model.vision_encoder.to(torch.bfloat16)
     return model
 
 
@@ -68,8 +69,9 @@ def eager(model):
 
 def thin_matrices(model, **options):
     torch.manual_seed(3)
-    return get_peft_model(model, LoraConfig(
-        target_modules=MATRICES, modules_to_save=["projector"], **options))
+    with without_peft_warnings():
+        return get_peft_model(model, LoraConfig(
+            target_modules=MATRICES, modules_to_save=["projector"], **options))
 
 
 WAYS = {
@@ -79,7 +81,7 @@ WAYS = {
     "rank-stabilised LoRA of queries": partial(thin_matrices, r=4, use_rslora=True),
     "LoRA that computes again": lambda model: recomputing(add_adapter(model, half_base=True)),
     "all weights in bfloat16": in_half,
-    "embeddings in bfloat16": some_in_half,
+    "encoder in bfloat16": some_in_half,
     "projector alone": projector_alone,
     "activation checkpointing": recomputing,
     "attention in plain sight": eager,
