@@ -334,7 +334,32 @@ def test_a_training_that_cannot_go_on_ends_with_one_line(small_job, tmp_path, mo
     monkeypatch.setattr("vlm_utils.sources.folders.seal", full)
     assert job.run_job(small_job()) == 1
     *_, last = capsys.readouterr().err.splitlines()
-    assert last.strip() == "OSError: [Errno 28] the disk is full"
+    assert last.strip() == ("OSError: [Errno 28] the disk is full. No checkpoint had been written: "
+                            "the same command begins again")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+def test_metrics_on_a_full_disk_end_the_job_with_their_name_and_the_last_checkpoint(
+        small_job, tmp_path, monkeypatch, capsys):
+    def kept(self):
+        opened.append(self)
+        return entered(self)
+
+    original, opened, entered = job.train, [], job.Metrics.__enter__
+    monkeypatch.setattr(job.Metrics, "__enter__", kept)
+
+    def train(run, folder, on_step):
+        def on(row):
+            if row["step"] == 6:
+                opened[0].file = open("/dev/full", "w")
+            on_step(row)
+        return original(run, folder, on)
+
+    monkeypatch.setattr(job, "train", train)
+    assert job.run_job(small_job()) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "run.metrics.jsonl cannot be written (No space left on device). The last" in said
+    assert re.search(r"run\.unfinished/4-steps-\d+, step 4 of 12: the same command goes on", said)
 
 
 def test_going_on_takes_the_settings_of_the_checkpoint_and_lays_the_given_ones_on_top(

@@ -83,9 +83,11 @@ def run_job(job: Job) -> int:
         return 1                                # the one that failed has said why
     except (RuntimeError, ValueError, OSError, ArithmeticError, ImportError) as error:
         if isinstance(error, RuntimeError) and several() and _GONE.search(str(error)):
-            say(lost(job, step))
+            say(f"another process of this training ended after step {step}, so this one ends too. "
+                + where_to_go_on(job))
         else:
-            say(f"{type(error).__name__}: {error}")
+            said = f"{type(error).__name__}: {error}"
+            say(f"{said}. {where_to_go_on(job)}" if step and isinstance(error, OSError) else said)
         return 1
 
 
@@ -259,11 +261,10 @@ def told_to_end(job: Job) -> str:
             "command goes on from there")
 
 
-def lost(job: Job, step: int) -> str:
-    """What the processes that are left say when one of them was killed."""
-    said = f"another process of this training ended after step {step}, so this one ends too. "
+def where_to_go_on(job: Job) -> str:
+    """What a job says of its checkpoint when it was cut off: by the death of a process, a disk."""
     last = find_interrupted(job.output)
     if last is None:
-        return said + "No checkpoint had been written: the same command begins again"
-    return said + (f"The last checkpoint is {brief(last.path)}, step {last.steps} of {last.of}: "
-                   "the same command goes on from there")
+        return "No checkpoint had been written: the same command begins again"
+    return (f"The last checkpoint is {brief(last.path)}, step {last.steps} of {last.of}: the same "
+            "command goes on from there")

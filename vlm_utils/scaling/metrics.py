@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+from contextlib import suppress
 
 from vlm_utils.scaling.plan import Job
+from vlm_utils.sources.checkpoints import brief
 from vlm_utils.training import TrainingRun
 from vlm_utils.training.processes import in_first_process
 
@@ -27,7 +29,8 @@ class Metrics:
 
     def __exit__(self, *error) -> None:
         if self.run.accelerator.is_main_process:
-            self.file.close()
+            with suppress(OSError):             # what cannot be written has been said
+                self.file.close()
 
     def __call__(self, row: dict) -> None:
         if not self.run.accelerator.is_main_process:
@@ -50,14 +53,18 @@ class Metrics:
         self.since = self.run.history[-1]["seconds"] if self.run.history else 0.0
 
     def _write(self, row: dict) -> None:
-        """One line, there for a reader at once."""
+        """One line, there for a reader at once. Raises OSError naming the file."""
         row = {"step": row["step"], "samples": row["step"] * self.per_step, **row}
-        if self.job.metrics.suffix == ".jsonl":
-            self.file.write(json.dumps(row) + "\n")
-        else:
-            writer = csv.DictWriter(self.file, list(row))
-            if self.columns is None:
-                writer.writeheader()
-            self.columns = list(row)
-            writer.writerow(row)
-        self.file.flush()
+        try:
+            if self.job.metrics.suffix == ".jsonl":
+                self.file.write(json.dumps(row) + "\n")
+            else:
+                writer = csv.DictWriter(self.file, list(row))
+                if self.columns is None:
+                    writer.writeheader()
+                self.columns = list(row)
+                writer.writerow(row)
+            self.file.flush()
+        except OSError as error:
+            raise OSError(error.errno, f"{brief(self.job.metrics)} cannot be written "
+                          f"({error.strerror})") from None
