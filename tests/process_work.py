@@ -39,10 +39,14 @@ def with_texts(encoded=True):
 
 
 def beside(settings=PLAIN, dataset=None, folder=None, on_step=None, **options) -> list[float]:
-    """The losses of a model with cross-attention, a resampler and an order of images."""
+    """The losses of `beside_run`."""
+    return train(beside_run(settings, dataset, **options), folder, on_step)["loss"].tolist()
+
+
+def beside_run(settings=PLAIN, dataset=None, **options):
+    """Of a model with cross-attention, a resampler and an order of images."""
     model, processor = beside_sequence(small_processor(), latents=3, image_order=True)
-    run = start_run(model, processor, dataset or with_texts(), settings, **options)
-    return train(run, folder, on_step)["loss"].tolist()
+    return start_run(model, processor, dataset or with_texts(), settings, **options)
 
 
 def adapted(base, half=False, folder=None, on_step=None, **options) -> list[float]:

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from process_work import PLAIN, adapted, beside, losses, plain_run, resumed, with_texts
+from process_work import PLAIN, adapted, beside, beside_run, losses, plain_run, resumed, with_texts
 from safetensors import safe_open
 from small_models import beside_sequence, small_base
 from small_runs import interrupt_after, small_dataset, small_processor
@@ -18,7 +19,7 @@ from small_runs import interrupt_after, small_dataset, small_processor
 from vlm_utils.collate import LengthGroupedSampler, collate
 from vlm_utils.cross_attention import CrossAttentionVLM
 from vlm_utils.datasets import encode_samples
-from vlm_utils.evaluation import predict
+from vlm_utils.evaluation import evaluate, predict
 from vlm_utils.loading import load_checkpoint
 from vlm_utils.profiles import REPOSITORY
 from vlm_utils.scaling import Shards, predict_together, same_everywhere, together
@@ -47,6 +48,7 @@ def work_of_two(place: str) -> dict:
         PLAIN,
         adapted,
         beside,
+        beside_run,
         losses,
         plain_run,
         resumed,
@@ -57,7 +59,7 @@ def work_of_two(place: str) -> dict:
     from small_runs import interrupt_after, small_dataset, small_processor
     from torch.distributed.checkpoint import FileSystemWriter
 
-    from vlm_utils.scaling import Shards, predict_together, same_everywhere
+    from vlm_utils.scaling import Shards, evaluate_together, predict_together, same_everywhere
     from vlm_utils.scaling.sharding import held_bytes
     from vlm_utils.sources import folders
     from vlm_utils.training import train
@@ -73,6 +75,8 @@ def work_of_two(place: str) -> dict:
     questions = replace(small_dataset(), recipes=small_dataset().recipes[:13])
     found["answers"] = predict_together(run.accelerator, run.model, small_processor(), questions,
                                         max_new_tokens=3).to_dict("list")
+    found["accuracy"] = evaluate_together(run.accelerator, run.model, small_processor(), questions,
+                                          max_new_tokens=3).to_dict("list")
     found["one question"] = len(predict_together(
         run.accelerator, run.model, small_processor(),
         replace(questions, recipes=questions.recipes[:1]), max_new_tokens=1))
@@ -92,6 +96,8 @@ def work_of_two(place: str) -> dict:
                      for layout in (None, Shards())]
     found["beside, shards"] = beside(
         dataset=small_dataset(), folder=place / "beside", layout=Shards())
+    found["beside held"] = held_bytes(beside_run(layout=Shards()).model)
+    found["texts, beside, shards"] = beside(pairs, layout=Shards())
     beside(dataset=small_dataset(), folder=place / "beside for one", on_step=interrupt_after(5),
            layout=Shards())
     for name, layout in (("copies", None), ("shards", Shards())):
@@ -174,15 +180,19 @@ def test_thirteen_samples_on_two_processes_are_thirteen_answers_in_order(two):
     alone = predict(model, processor, questions, max_new_tokens=3)
     assert first["answers"] == second["answers"] == alone.to_dict("list")
     assert len(first["answers"]["task"]) == 13 and first["one question"] == 1
+    summary = evaluate(model, processor, questions, max_new_tokens=3)
+    for found in (first, second):
+        pd.testing.assert_frame_equal(pd.DataFrame(found["accuracy"]), summary, check_dtype=False)
+    assert summary["samples"].sum() == 13
 
 
 # --- batches without images ------------------------------------------------------------------
 
 @pytest.mark.parametrize("kind", ["texts", "texts, beside", "texts, encoder trains",
-                                  "texts, shards"])
+                                  "texts, shards", "texts, beside, shards"])
 def test_a_process_without_images_does_not_hang_the_others(two, kind):
     (first, second), _ = two
-    if kind == "texts, beside":
+    if "beside" in kind:
         alone = beside(PAIRS)
     elif kind == "texts, encoder trains":
         alone = losses(PAIRS, model=small_base(small_processor()).requires_grad_(True),
@@ -331,6 +341,17 @@ def test_the_model_with_cross_attention_in_shards_has_the_losses_of_one_process(
     np.testing.assert_allclose(first["beside, shards"], beside(dataset=small_dataset()), **EQUAL)
 
 
+def test_of_the_model_with_cross_attention_each_process_holds_half_too(two):
+    """A trap: the blocks are inside of layers that are cut before, and were left uncut. Nobody
+    averaged their gradients, or the optimizer refused the mixture."""
+    model = beside_run().model
+    trained, frozen = (sum(p.nbytes for p in model.parameters() if p.requires_grad == does)
+                       for does in (True, False))
+    for found in two[0]:
+        assert found["beside held"]["weights"] == pytest.approx(trained / 2, rel=0.01)
+        assert found["beside held"]["frozen"] < 0.6 * frozen
+
+
 def test_its_checkpoint_of_shards_is_a_whole_model_that_one_process_reads(two, tmp_path):
     """Gathered whole: the names and shapes of one process's, and its weights but for rounding."""
     _, place = two
@@ -373,7 +394,7 @@ def test_an_adapter_on_a_base_in_half_precision_is_trained_by_two_processes_as_b
     (first, second), place = two
     name = f"adapter, {kind}, True"
     assert first[name] == second[name]
-    np.testing.assert_allclose(first[name], adapted(place / "base", half=True), rtol=2e-2)
+    np.testing.assert_allclose(first[name], adapted(place / "base", half=True), rtol=5e-3)
 
 
 # --- one process --------------------------------------------------------------------------------

@@ -510,43 +510,31 @@ def photographs(folder: Path, monkeypatch) -> None:
 # --- commands of their own -----------------------------------------------------------------------
 
 @with_gloo
-def test_accelerate_trains_the_full_profile_in_two_processes(tmp_path):
-    """On a miniature hub; in shards, evaluated, and there is nothing to do a second time."""
+def test_accelerate_starts_two_processes_one_dies_and_torchrun_and_one_process_go_on(tmp_path):
+    """The full profile on a miniature hub, in shards. Each start of a process costs seconds of
+    imports, so one training goes through all of it: killed, told to end, finished, evaluated."""
     (tmp_path / "hub").mkdir()
     write_miniature(tmp_path / "hub", PROFILES["full"], {"train": 20, "validation": 18, "test": 4})
-    accelerate = Path(sys.executable).with_name("accelerate")
-    done = subprocess.run(
-        [str(accelerate), "launch", "--num_processes", "2", "--cpu", "-m", "vlm_utils", "train",
-         "--profile", "full", "--output", "run", "--steps", "4", *SMALL, "--shard",
-         "--evaluate", "13"],
-        env=environment(tmp_path, HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE="1",
-                        HF_DATASETS_CACHE=str(tmp_path / "datasets")),
-        cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "profile full, 24 samples, 2 processes (shards) on cpu" in done.stdout
-    assert [row["step"] for row in rows_of(tmp_path / "run.metrics.jsonl")] == [1, 2, 3, 4]
-    (row,) = rows_of(tmp_path / "run.accuracy.csv")
-    assert (row["task"], row["samples"]) == ("select", "13")
-    (found,) = find_checkpoints(tmp_path / "run")
-    found.verify()
-    assert found.finished and found.facts["layout"] == "shards"
+    train = ["-m", "vlm_utils", "train", "--profile", "full", "--output", "run", "--steps", "400",
+             "--checkpoint-every", "4", *SMALL, "--shard"]
+    accelerate = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_processes",
+                  "2", "--cpu", *train]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+                "2", *train]
+    options = {"cwd": tmp_path, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
+               "env": environment(tmp_path, HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE="1",
+                                  HF_DATASETS_CACHE=str(tmp_path / "datasets"))}
+    path = tmp_path / "run.metrics.jsonl"
 
-
-@with_gloo
-def test_after_the_death_of_one_process_the_job_ends_with_a_sentence_and_goes_on(tmp_path):
-    """torchrun; one of two processes is killed after the checkpoint of step 4."""
-    command = [sys.executable, "-m", "vlm_utils", "train", "--output", "run", "--processes", "2",
-               "--steps", "400", "--checkpoint-every", "4", *SMALL]
-    options = {"env": environment(tmp_path), "cwd": tmp_path, "text": True}
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    running = subprocess.Popen(accelerate, **options)
     try:
-        path = tmp_path / "run.metrics.jsonl"
         until(lambda: path.exists() and len(path.read_text().splitlines()) > 5 or running.poll())
         os.kill(worker_of(running.pid, rank=1), signal.SIGKILL)
         out, errors = running.communicate(timeout=600)      # it does end
     finally:
         running.kill()
     assert running.returncode == 1, out + errors
+    assert "profile full, 24 samples, 2 processes (shards) on cpu" in out
     assert re.search(
         r"another process of this training ended after step \d+, so this one ends too\. The last "
         r"checkpoint is run\.unfinished/\d+-steps-\d+, step \d+ of 400: the same command goes on "
@@ -554,17 +542,30 @@ def test_after_the_death_of_one_process_the_job_ends_with_a_sentence_and_goes_on
     assert "process 1 of 2 was ended by SIGKILL" in errors
     found = find_checkpoints(tmp_path / "run")[0]
     found.verify()
+    assert found.facts["layout"] == "shards" and found.facts["processes"] == 2
+
     before = {row["step"]: row["loss"] for row in rows_of(path)}
-    again = subprocess.Popen([*command[:2], "torch.distributed.run", "--standalone",
-                              "--nproc-per-node", "2", "-m", *command[2:]],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    again = subprocess.Popen(torchrun, **options)
     until(lambda: len(path.read_text().splitlines()) > len(before) + 2 or again.poll())
     again.send_signal(signal.SIGTERM)
     out, errors = again.communicate(timeout=600)
     assert f"going on after step {found.steps} from run.unfinished" in out
     after = {row["step"]: row["loss"] for row in rows_of(path)}
     assert before.items() <= after.items() and len(after) > len(before)
-    assert find_checkpoints(tmp_path / "run")[0].steps == len(after)    # SIGTERM: it was saved
+    (found,) = find_checkpoints(tmp_path / "run")
+    assert found.steps == len(after)                        # SIGTERM: it was saved
+    assert re.search(rf"ended after step {len(after)} of 400, which run\.unfinished/\S+ holds: the "
+                     "same command goes on from there", out)
+
+    done = subprocess.run([sys.executable, *train, "--other-processes", "--steps",
+                           str(len(after) + 2), "--evaluate", "13"], **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["step"] for row in rows_of(path)] == list(range(1, len(after) + 3))
+    (row,) = rows_of(tmp_path / "run.accuracy.csv")
+    assert (row["task"], row["samples"]) == ("select", "13")
+    (found,) = find_checkpoints(tmp_path / "run")
+    found.verify()
+    assert found.finished and found.facts["layout"] == "shards"
 
 
 def worker_of(pid: int, rank: int) -> int:
