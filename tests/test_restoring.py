@@ -132,6 +132,24 @@ def test_of_the_model_with_cross_attention_what_is_frozen_stays_frozen(tmp_path)
     assert resumed_losses(tmp_path / "run") == whole
 
 
+@pytest.mark.parametrize("layout", [None, Shards()])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adafactor"])
+def test_an_encoder_that_trains_in_smaller_steps_goes_on_in_them(base, tmp_path, optimizer, layout):
+    """Each group of weights has its own learning rate, whoever keeps the optimizer's state."""
+    settings = replace(SETTINGS, encoder_rate=0.1, optimizer=optimizer, steps=8)
+
+    def run():
+        return start_run(unfreeze_encoder(base()), small_processor(), PICTURES, settings,
+                         layout=layout)
+
+    whole = losses_of(run())
+    losses_of(run(), tmp_path / "run", interrupt_after(5))
+    resumed = resume_run(tmp_path / "run", PICTURES, layout=layout)
+    rates = {group["initial_lr"] for group in resumed.optimizer.param_groups}
+    assert rates == {SETTINGS.learning_rate, 0.1 * SETTINGS.learning_rate}
+    assert losses_of(resumed, tmp_path / "run") == whole
+
+
 def test_what_is_said_of_a_model_is_short(base):
     """Names of modules, not of hundreds of weights."""
     assert describe_model(base())["frozen"] == ["vision_encoder"]

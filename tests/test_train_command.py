@@ -83,6 +83,8 @@ def wrong(monkeypatch, capsys, *options: str) -> str:
     (["--evaluate", "-3"], "--evaluate is at least 0, not -3"),
     (["--log-every", "0"], "--log-every is at least 1, not 0"),
     (["--processes", "0"], "--processes is at least 1, not 0"),
+    (["--processes", "2", "--shard", "--optimizer", "adafactor"],
+     "--shard: torch's Adafactor does not work on shares of a matrix. Take --optimizer adamw"),
     (["--processes", "4", "--batch-size", "3"],
      "--batch-size 3 is of all processes together, and there are 4: give each of them a sample"),
 ])

@@ -58,6 +58,9 @@ def plan(options) -> Job:
     if "batch_size" in given and given["batch_size"] < processes:
         raise ValueError(f"--batch-size {given['batch_size']} is of all processes together, and "
                          f"there are {processes}: give each of them a sample at least")
+    if options.shard and processes > 1 and settings.optimizer == "adafactor":
+        raise ValueError("--shard: torch's Adafactor does not work on shares of a matrix. Take "
+                         "--optimizer adamw or muon, or leave --shard out")
     if options.start is not None and not options.start.is_dir():
         raise FileNotFoundError(f"--start {options.start} is not a folder")
     for name, least in (("evaluate", 0), ("log_every", 1)):
