@@ -21,13 +21,15 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from common import SCALES, as_table, machine, make_ours, rounded, same_for_everyone
+from common import SCALES, Scale, as_table, machine, make_ours, rounded, same_for_everyone
 from PIL import Image
 
 from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
 from vlm_utils.datasets import ImageTable, load_image_table
 from vlm_utils.profiles import get_device, get_profile
 from vlm_utils.scaling import encode_parts, estimate_features
+from vlm_utils.sources.folders import read_marker
+from vlm_utils.training.features import FILE, MARKER
 
 
 def main() -> None:
@@ -37,15 +39,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, help="how many are encoded (default: 64)")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--folder", type=Path, help="keep the parts here, and go on with them")
+    parser.add_argument("--so-far", action="store_true",
+                        help="encode nothing: what --folder holds already")
     parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
     options = parser.parse_args()
     same_for_everyone()
     scale = SCALES[options.scale]
-    table = tiles(options.images, scale.image_size)
-    model, processor = make_ours(scale, scale.merges[1][0], seed=0)
-    model.to(get_device())
-    with nullcontext(options.folder) if options.folder else tempfile.TemporaryDirectory() as place:
-        found = encode(table, model, processor, options.batch_size, Path(place))
+    if options.so_far:
+        found = so_far(options.folder)
+    else:
+        found = measure(scale, options.images, options.batch_size, options.folder)
     million = estimate_features(
         1_000_000, found["megabytes_per_image"], found["images_per_second"])
     result = json.dumps(rounded({"benchmark": "features", "scale": scale.name, **found,
@@ -54,6 +57,15 @@ def main() -> None:
     if options.output:
         options.output.write_text(result + "\n")
     print(result)
+
+
+def measure(scale: Scale, images: int, batch_size: int, folder: Path | None) -> dict:
+    """Encode so many tiles; in a folder, go on with what is there."""
+    table = tiles(images, scale.image_size)
+    model, processor = make_ours(scale, scale.merges[1][0], seed=0)
+    model.to(get_device())
+    with nullcontext(folder) if folder else tempfile.TemporaryDirectory() as place:
+        return encode(table, model, processor, batch_size, Path(place))
 
 
 def tiles(count: int, side: int) -> ImageTable:
@@ -94,11 +106,19 @@ def encode(table: ImageTable, model: MultiImageVLM, processor: MultiImageProcess
     encode_parts(table, model, processor, images_per_part, batch_size, folder)
     with log.open("a") as lines:
         lines.write(f"{len(before)} {seconds()}\n")
-    last = dict(line.split() for line in log.read_text().splitlines())     # of each run
-    megabytes = sum(f.stat().st_size for f in folder.rglob("*.arrow")) / 1e6
-    return {"images": len(table), "runs": len(last),
-            "images_per_second": len(table) / sum(map(float, last.values())),
-            "megabytes_per_image": megabytes / len(table)}
+    return so_far(folder)
+
+
+def so_far(folder: Path) -> dict:
+    """What the parts that are whole hold, and what all runs took for them and for lost ones."""
+    last = dict(line.split() for line in (folder / "seconds.txt").read_text().splitlines())
+    parts = [(part, facts) for part in folder.glob("*/part-*")
+             if (facts := read_marker(part, MARKER)) is not None]
+    images = sum(stop - start for start, stop in (facts["rows"] for _, facts in parts))
+    megabytes = sum((part / FILE).stat().st_size for part, _ in parts) / 1e6
+    return {"images": images, "runs": len(last),
+            "images_per_second": images / sum(map(float, last.values())),
+            "megabytes_per_image": megabytes / images}
 
 
 def clock() -> Callable[[], float]:

@@ -11,6 +11,7 @@ from vlm_utils.scaling import add_adapter
 from vlm_utils.training import resume_run, start_run, train
 
 PLAIN = replace(SETTINGS, steps=8, learning_rate=1e-3, optimizer="adamw")
+SHORT = replace(PLAIN, steps=4)     # for what shows itself in the first steps
 
 
 def plain_run(settings=PLAIN, model=None, dataset=None, **options):
@@ -52,7 +53,7 @@ def beside_run(settings=PLAIN, dataset=None, **options):
 def adapted(base, half=False, folder=None, on_step=None, **options) -> list[float]:
     """The losses of LoRA on the model in a folder, half: on its weights in bfloat16."""
     model = add_adapter(load_checkpoint(base)[0], rank=2, half_base=half)
-    return losses(model=model, folder=folder, on_step=on_step, **options)
+    return losses(SHORT, folder, on_step, model=model, **options)
 
 
 def without_a_word(function):

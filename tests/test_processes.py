@@ -11,7 +11,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from process_work import PLAIN, adapted, beside, beside_run, losses, plain_run, resumed, with_texts
+from process_work import (
+    PLAIN,
+    SHORT,
+    adapted,
+    beside,
+    beside_run,
+    losses,
+    plain_run,
+    resumed,
+    with_texts,
+)
 from safetensors import safe_open
 from small_models import beside_sequence, small_base
 from small_runs import interrupt_after, small_dataset, small_processor
@@ -46,6 +56,7 @@ def work_of_two(place: str) -> dict:
 
     from process_work import (
         PLAIN,
+        SHORT,
         adapted,
         beside,
         beside_run,
@@ -92,7 +103,7 @@ def work_of_two(place: str) -> dict:
     found["shards"] = train(run, place / "shards")["loss"].tolist()
     found["held"] = held_bytes(run.model, run.optimizer.optimizer)
     found["texts, shards"] = losses(pairs, dataset=with_texts(), layout=Shards())
-    found["muon"] = [losses(replace(PLAIN, optimizer="muon"), layout=layout)
+    found["muon"] = [losses(replace(SHORT, optimizer="muon"), layout=layout)
                      for layout in (None, Shards())]
     found["beside, shards"] = beside(
         dataset=small_dataset(), folder=place / "beside", layout=Shards())
@@ -317,7 +328,7 @@ def test_each_process_holds_half_of_what_is_trained(two):
 def test_muon_orthogonalises_whole_matrices_in_shards_too(two):
     """A trap: of shares alone it would make other steps. Its bfloat16 sums differ a little."""
     copies, shards = two[0][0]["muon"]
-    np.testing.assert_allclose(copies, losses(replace(PLAIN, optimizer="muon")), rtol=3e-3)
+    np.testing.assert_allclose(copies, losses(replace(SHORT, optimizer="muon")), rtol=3e-3)
     np.testing.assert_allclose(shards, copies, rtol=3e-3)
 
 
