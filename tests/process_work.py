@@ -6,9 +6,12 @@ from small_models import beside_sequence, small_base
 from small_runs import SETTINGS, small_dataset, small_processor
 
 from vlm_utils.datasets import Recipe
+from vlm_utils.loading import load_checkpoint
+from vlm_utils.scaling import add_adapter
 from vlm_utils.training import resume_run, start_run, train
 
 PLAIN = replace(SETTINGS, steps=8, learning_rate=1e-3, optimizer="adamw")
+SHORT = replace(PLAIN, steps=4)     # for what shows itself in the first steps
 
 
 def plain_run(settings=PLAIN, model=None, dataset=None, **options):
@@ -36,11 +39,21 @@ def with_texts(encoded=True):
     return replace(dataset, recipes=[*dataset.recipes[:24], *texts])
 
 
-def beside(settings=PLAIN, dataset=None) -> list[float]:
-    """The losses of a model with cross-attention, a resampler and an order of images."""
+def beside(settings=PLAIN, dataset=None, folder=None, on_step=None, **options) -> list[float]:
+    """The losses of `beside_run`."""
+    return train(beside_run(settings, dataset, **options), folder, on_step)["loss"].tolist()
+
+
+def beside_run(settings=PLAIN, dataset=None, **options):
+    """Of a model with cross-attention, a resampler and an order of images."""
     model, processor = beside_sequence(small_processor(), latents=3, image_order=True)
-    run = start_run(model, processor, dataset or with_texts(), settings)
-    return train(run)["loss"].tolist()
+    return start_run(model, processor, dataset or with_texts(), settings, **options)
+
+
+def adapted(base, half=False, folder=None, on_step=None, **options) -> list[float]:
+    """The losses of LoRA on the model in a folder, half: on its weights in bfloat16."""
+    model = add_adapter(load_checkpoint(base)[0], rank=2, half_base=half)
+    return losses(SHORT, folder, on_step, model=model, **options)
 
 
 def without_a_word(function):

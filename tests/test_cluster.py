@@ -1,8 +1,10 @@
 """cluster.md: its commands and files are such as the launchers take, its table is computed."""
 
+import os
 import re
 import shlex
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -111,7 +113,8 @@ def test_the_file_for_slurm_is_a_script_whose_command_is_understood(monkeypatch,
     told = {"$SLURM_NNODES": "2", "$head": "first", "$SLURM_JOB_ID": "7"}
     for name, value in told.items():
         command = command.replace(name, value)
-    words = [word for word in shlex.split(command)[1:] if not word.startswith("--kill-on-bad")]
+    words = [word for word in shlex.split(command.removesuffix(" &"))[1:]
+             if not word.startswith("--kill-on-bad")]
     launcher, own = split_at_module(words)
     args = launched_by_torchrun([*launcher, *own])
     assert (args.nnodes, args.rdzv_endpoint, args.rdzv_id) == ("2", "first:29500", "7")
@@ -120,7 +123,37 @@ def test_the_file_for_slurm_is_a_script_whose_command_is_understood(monkeypatch,
     assert wanted.settings.batch_size % 16 == 0 and wanted.profile.name == "full"
     options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(\S+))?", text, re.M))
     assert options["ntasks-per-node"] == "1" and options["gpus-per-node"] == args.nproc_per_node
-    assert options["signal"].startswith("TERM@") and "requeue" in options
+    assert options["signal"].startswith("B:TERM@") and "requeue" in options
+
+
+@pytest.mark.skipif(os.name == "nt", reason="runs a script for bash")
+@pytest.mark.parametrize(("ends", "told", "status", "requeued"), [
+    ("exit 0", False, 0, False),            # done
+    ("exit 1", False, 1, False),            # an error is not tried again and again
+    ("while true; do sleep 0.05; done", True, 143, True)])   # its time is over
+def test_the_file_for_slurm_has_the_job_started_again_after_its_time_alone(
+        tmp_path, ends, told, status, requeued):
+    """A trap: --requeue does not do that, and a signal to the steps alone ends the script first."""
+    log = tmp_path / "log"
+    programs = {"srun": f"trap 'echo saved >> {log}; exit 143' TERM\necho started >> {log}\n{ends}",
+                "scontrol": f'echo "$@" >> {log}'}
+    for name, program in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{program}\n")
+        (tmp_path / name).chmod(0o755)
+    running = subprocess.Popen(
+        ["bash", str(CONFIGS / "train.sbatch")], env=os.environ | {
+            "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_JOB_ID": "7",
+            "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "first,second"})
+    while told and running.poll() is None and not (log.exists() and "started" in log.read_text()):
+        time.sleep(0.01)
+    if told:
+        running.terminate()
+    assert running.wait(60) == status
+    said = log.read_text().splitlines()
+    assert said[0] == "show hostnames first,second" and ("requeue 7" in said) == requeued
+    assert ("saved" in said) == told
+    if told:
+        assert said.index("saved") < said.index("requeue 7")
 
 
 # --- what is computed ----------------------------------------------------------------------------

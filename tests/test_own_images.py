@@ -5,8 +5,10 @@ import json
 import re
 import shutil
 import warnings
+from contextlib import nullcontext
 from dataclasses import replace
 
+import nbformat
 import numpy as np
 import pytest
 from PIL import Image
@@ -31,7 +33,7 @@ from vlm_utils.evaluation import (
     with_unrelated,
 )
 from vlm_utils.loading import load_base_model
-from vlm_utils.profiles import get_profile
+from vlm_utils.profiles import REPOSITORY, get_profile
 from vlm_utils.sources.picture_folders import examine, list_pictures, load_image_folder
 from vlm_utils.training import TrainingSettings, encode_table, start_run, train
 
@@ -366,6 +368,58 @@ def test_a_folder_with_brackets_in_its_name_runs_too(tmp_path, picture, monkeypa
     first = encode_table(table, model, processor)
     assert len(encode_table(table, model, processor)) == len(first) == 4
     assert len(list(output.rglob("*.arrow"))) == 1      # encoded once, and found again
+
+
+# --- lesson 10 ---------------------------------------------------------------------------------
+
+def write_photographs(folder, picture):
+    fill(folder, picture, [[f"Thing {i}, {k}." for k in range(3)] for i in range(26)])
+
+
+def write_classes(folder, picture):
+    for k, name in enumerate(["forest", "lake", "road"]):
+        (folder / name).mkdir()
+        for i in range(8):
+            picture(100 * k + i).save(folder / name / f"{i}.png")
+
+
+def write_dated_frames(folder, picture):
+    for i in range(12):
+        picture(i).save(folder / f"20{10 + i}-06-01.png")
+
+
+def write_the_fewest(folder, picture):
+    fill(folder, picture, ["cat", "dog"] * 4)
+
+
+@pytest.mark.parametrize("write", [write_photographs, write_classes, write_dated_frames,
+                                   write_the_fewest])
+def test_lesson_10_runs_on_every_kind_of_folder(folder, picture, monkeypatch, capsys, write):
+    """Cell by cell, but for the two processes, as where a check has cut off the network. Without
+    captions there is nothing to learn from: then it is the profile's images."""
+    write(folder, picture)
+    monkeypatch.setenv("VLM_SUBSET", "16")
+    monkeypatch.chdir(REPOSITORY / "notebooks")
+
+    def cut_off(*arguments, **options):
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.create_server", cut_off)
+    monkeypatch.setattr("vlm_utils.plots.show", lambda figure, text: None)
+    cells = nbformat.read("10_scaling_out.ipynb", as_version=4).cells
+    names = {}
+    with pytest.warns(UserWarning, match="has no captions") if write is write_dated_frames \
+            else nullcontext():
+        for cell in cells:
+            if cell.cell_type == "code":
+                exec(compile(cell.source, "10_scaling_out.ipynb", "exec"), names)
+    printed = capsys.readouterr().out
+    for said in ("each part within a fifth: True", "a new adapter changes nothing: True",
+                 "equal logits: True", ", 0 lost", "nothing was encoded twice: True",
+                 "processes can talk to each other here: False", "of the memory of a full step"):
+        assert said in printed
+    own = names["table"].name.startswith("mine")
+    assert own == (write is not write_dated_frames)
 
 
 # --- real images -------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Lesson 10's stored measurements: what is promised of them, and that they fit each other."""
 
 import json
+import sys
 
 import pytest
 
@@ -50,9 +51,47 @@ def test_adapters_were_compared_at_equal_steps_with_intervals():
 
 def test_features_of_a_million_images_follow_from_those_that_were_encoded():
     found = stored("features")
-    assert found["scale"] == "real"
+    assert found["scale"] == "real" and found["images"] >= 2500
     assert found["megabytes_per_image"] == pytest.approx(196 * 768 * 2 / 1e6, rel=0.02)
     million = estimate_features(1_000_000, found["megabytes_per_image"],
                                 found["images_per_second"])
     assert million.gigabytes == pytest.approx(found["a million"]["gigabytes"], rel=0.01)
     assert million.hours == pytest.approx(found["a million"]["hours"], rel=0.01)
+
+
+@pytest.fixture
+def features(monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import features
+    yield features
+    for name in ("features", "common"):
+        sys.modules.pop(name, None)
+
+
+def test_the_measurement_of_features_goes_on_after_a_kill_and_counts_what_was_lost(
+        features, tmp_path):
+    """Four images a part; the first run is killed in the middle of its third part."""
+    scale = features.SCALES["tiny"]
+    table = features.tiles(20, scale.image_size)
+    assert len({table.image(row).tobytes() for row in range(20)}) == 20
+    model, processor = features.make_ours(scale, scale.merges[1][0], seed=0)
+    whole, batches = model.encode_images, []
+
+    def killed(pixels):
+        batches.append(len(pixels))
+        if len(batches) == 6:
+            raise KeyboardInterrupt
+        return whole(pixels)
+
+    model.encode_images = killed
+    with pytest.raises(KeyboardInterrupt):
+        features.encode(table, model, processor, 2, tmp_path, images_per_part=4)
+    batches.clear()
+    model.encode_images = lambda pixels: batches.append(len(pixels)) or whole(pixels)
+    found = features.encode(table, model, processor, 2, tmp_path, images_per_part=4)
+    assert sum(batches) == 12                       # the third part again, and two more
+    lines = [line.split() for line in (tmp_path / "seconds.txt").read_text().splitlines()]
+    assert [run for run, _ in lines] == ["0"] * 5 + ["5"] * 7
+    seconds = float(lines[4][1]) + float(lines[-1][1])
+    assert found["images_per_second"] == pytest.approx(20 / seconds) and found["runs"] == 2
+    assert found["megabytes_per_image"] > 36 * 32 * 2 / 1e6

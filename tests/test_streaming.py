@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 
 import pytest
@@ -32,6 +33,13 @@ def dataset(earth_table):
 @pytest.fixture(scope="module")
 def folder(dataset, tmp_path_factory):
     return write_shards(dataset, tmp_path_factory.mktemp("stream") / "shards", SHARDS)
+
+
+@pytest.fixture(scope="module")
+def uneven(dataset, tmp_path_factory):
+    """The same samples in numbers of shards that two processes cannot share evenly."""
+    place = tmp_path_factory.mktemp("uneven")
+    return {shards: write_shards(dataset, place / str(shards), shards) for shards in (1, 3)}
 
 
 def keys(samples) -> list[str]:
@@ -90,6 +98,24 @@ def test_a_folder_with_brackets_is_a_folder_like_any_other(dataset, tmp_path):
 
 # --- order ---------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("processes", [2, 5])
+def test_a_single_file_is_shared_out_too_each_sample_once(uneven, shards, processes):
+    streams = [SampleStream(uneven[shards], 4, process=p, processes=processes)
+               for p in range(processes)]
+    for _ in range(2):
+        parts = [keys(stream) for stream in streams]
+        assert Counter(key for part in parts for key in part) == Counter(
+            f"{i:08d}" for i in range(COUNT))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+def test_with_fewer_samples_than_processes_some_have_none(dataset, tmp_path):
+    few = write_shards(replace(dataset, recipes=dataset.recipes[:3]), tmp_path / "few", 1)
+    counts = [len(list(SampleStream(few, process=p, processes=5))) for p in range(5)]
+    assert sorted(counts) == [0, 0, 1, 1, 1]
+
+
 @pytest.mark.parametrize("processes", [1, 2, 3, 4])
 @pytest.mark.parametrize("buffer", [1, 5, 100])
 def test_each_sample_once_an_epoch_over_all_processes(folder, processes, buffer):
@@ -121,12 +147,15 @@ def test_no_more_than_a_buffer_of_samples_is_read_ahead(folder):
 
 # --- resuming ------------------------------------------------------------------------------------
 
-@settings(max_examples=20)
+@settings(max_examples=30)
 @given(stops=st.lists(st.integers(0, 30), min_size=1, max_size=3), buffer=st.integers(1, 12),
-       process=st.integers(0, 1))
-def test_stopped_anywhere_and_resumed_nothing_is_lost_or_repeated(folder, stops, buffer, process):
+       process=st.integers(0, 1), shards=st.sampled_from([1, 3, SHARDS]))
+def test_stopped_anywhere_and_resumed_nothing_is_lost_or_repeated(folder, uneven, stops, buffer,
+                                                                  process, shards):
+    """Also if the shards do not divide: then each process reads all of them, and skips."""
     def stream():
-        return SampleStream(folder, buffer, seed=5, process=process, processes=2)
+        return SampleStream(folder if shards == SHARDS else uneven[shards], buffer, seed=5,
+                            process=process, processes=2)
 
     straight = stream()
     expected = keys(straight) + keys(straight) + keys(straight)

@@ -15,13 +15,16 @@ from pathlib import Path
 import pytest
 import torch
 from hub_cache import write_miniature
+from pictures import noise
 from small_runs import SETTINGS, interrupt_after, losses_of, small_dataset, small_run
 
 from vlm_utils.__main__ import main
 from vlm_utils.profiles import PROFILES, REPOSITORY, SMALLEST_SUBSET, TrainingSettings, get_profile
 from vlm_utils.scaling import job, launch
+from vlm_utils.scaling import plan as planning
 from vlm_utils.scaling.launch import processes_to_start
-from vlm_utils.sources.checkpoints import find_checkpoints
+from vlm_utils.sources.checkpoints import brief, find_checkpoints
+from vlm_utils.sources.folders import FolderInUse
 from vlm_utils.training import Copies, resume_run
 
 with_gloo = pytest.mark.skipif(
@@ -59,7 +62,12 @@ def wrong(monkeypatch, capsys, *options: str) -> str:
 @pytest.mark.parametrize(("options", "words"), [
     (["--profile", "huge"], "unknown profile 'huge': set VLM_PROFILE"),
     (["--mixture", "select 2"], "'select 2' is not \"TASK IMAGES: SAMPLES\""),
+    (["--mixture", "select2: 10"], "'select2: 10' is not \"TASK IMAGES: SAMPLES\""),
+    (["--mixture", "select 2 = 10"], "'select 2 = 10' is not \"TASK IMAGES: SAMPLES\""),
+    (["--mixture", "select 2: -5"], "'select 2: -5' is not \"TASK IMAGES: SAMPLES\""),
+    (["--mixture", ""], "'' is not \"TASK IMAGES: SAMPLES\""),
     (["--mixture", "choose 2: 10"], "unknown task 'choose': choose from"),
+    (["--mixture", "selct 2: 10"], "unknown task 'selct': choose from"),
     (["--mixture", "select 3-2: 10"], "'select 3-2': write the task and its number of images"),
     (["--mixture", "select 2: 10, select 2: 20"], "names 'select 2' twice"),
     (["--mixture", "none.json"], "none.json is not a file"),
@@ -71,9 +79,14 @@ def wrong(monkeypatch, capsys, *options: str) -> str:
     (["--start", "nowhere"], "--start nowhere is not a folder"),
     (["--metrics", "steps.txt"], "--metrics steps.txt ends in neither .jsonl nor .csv"),
     (["--metrics", "run/steps.csv"], "is the folder of the checkpoint, or in it"),
+    (["--metrics", "run.unfinished/steps.csv"], "is the folder of the checkpoint, or in it"),
     (["--evaluate", "-3"], "--evaluate is at least 0, not -3"),
     (["--log-every", "0"], "--log-every is at least 1, not 0"),
     (["--processes", "0"], "--processes is at least 1, not 0"),
+    (["--processes", "2", "--shard", "--optimizer", "adafactor"],
+     "--shard: torch's Adafactor does not work on shares of a matrix. Take --optimizer adamw"),
+    (["--processes", "4", "--batch-size", "3"],
+     "--batch-size 3 is of all processes together, and there are 4: give each of them a sample"),
 ])
 def test_a_wrong_option_gets_one_line(monkeypatch, capsys, tmp_path, options, words):
     monkeypatch.chdir(tmp_path)
@@ -89,19 +102,31 @@ def test_a_place_that_cannot_hold_a_checkpoint_is_refused_before_anything_is_loa
     assert "the following arguments are required: --output" in wrong(monkeypatch, capsys)
 
 
+@pytest.mark.parametrize("options", [["--output", "notes.txt"], ["--output", "notes.txt/run"],
+                                     ["--output", "notes.txt/deep/run"],
+                                     ["--output", "run", "--metrics", "notes.txt/steps.csv"],
+                                     ["--output", "run", "--metrics", "notes.txt/a/steps.csv"]])
+def test_a_place_inside_a_file_is_refused(monkeypatch, capsys, tmp_path, options):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    assert "notes.txt is a file" in wrong(monkeypatch, capsys, *options)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 @pytest.mark.parametrize("content", ["[1]", "{", '{"select 2": "many"}', '{"select": 3}'])
 def test_a_file_that_holds_no_mixture_is_refused(tmp_path, content):
     path = tmp_path / "mixture.json"
     path.write_text(content)
     with pytest.raises(ValueError, match="mixture.json|write the task"):
-        job.read_mixture(str(path))
+        planning.read_mixture(str(path))
 
 
 def test_a_mixture_is_read_from_text_and_from_a_file(tmp_path):
     path = tmp_path / "mixture.json"
     path.write_text('{"select 2": 100, "sequence 2-4": 50}')
-    assert job.read_mixture("select 2: 100,sequence 2-4:50") == job.read_mixture(str(path)) \
-        == {"select 2": 100, "sequence 2-4": 50}
+    for given in ("select 2: 100,sequence 2-4:50", str(path)):
+        assert planning.read_mixture(given) == {"select 2": 100, "sequence 2-4": 50}
 
 
 def test_every_number_of_a_training_is_an_option_and_the_rest_the_profiles(monkeypatch, tmp_path):
@@ -131,6 +156,26 @@ def test_a_file_that_is_no_metrics_is_not_replaced(monkeypatch, capsys, tmp_path
     assert f"{name} is there, and it is no file of metrics" in said
     assert (tmp_path / name).read_text() == "month,sales\n1,2\n"
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"st', b"step,sam", b"\0" * 4096,
+                                     b'{"step": 1, "samples": 8}\n{"step": 2, "sam'])
+def test_metrics_that_a_power_cut_has_damaged_are_written_again(small_job, tmp_path, content):
+    """A trap: a job in a queue that refuses its own file is started again for nothing."""
+    (tmp_path / "run.metrics.jsonl").write_bytes(content)
+    planning.check_metrics(tmp_path / "run.metrics.jsonl", tmp_path / "run")
+    assert job.run_job(small_job()) == 0
+    assert [row["step"] for row in rows_of(tmp_path / "run.metrics.jsonl")] == list(range(1, 13))
+
+
+@pytest.mark.skipif(os.name == "nt" or getattr(os, "geteuid", int)() == 0,
+                    reason="to this user nothing is forbidden")
+def test_metrics_that_cannot_be_written_are_refused_before_anything_is_loaded(
+        monkeypatch, capsys, tmp_path):
+    (tmp_path / "closed").mkdir(mode=0o555)
+    said = wrong(monkeypatch, capsys, "--output", str(tmp_path / "run"), "--metrics",
+                 str(tmp_path / "closed" / "steps.csv"))
+    assert "cannot be written: choose another place" in said
 
 
 # --- how many processes --------------------------------------------------------------------------
@@ -170,12 +215,35 @@ def test_what_accelerate_was_asked_for_is_read_from_its_command(monkeypatch, lin
     assert processes_to_start(None) == found
 
 
-def test_a_launcher_that_cannot_be_understood_is_refused(monkeypatch):
-    monkeypatch.setattr(launch.psutil, "Process", lambda: Parent(["make", "train"]))
+def launched_on_a_cpu(monkeypatch, *line):
+    monkeypatch.setattr(launch.psutil, "Process", lambda: Parent(line))
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     monkeypatch.setenv("MASTER_PORT", "29500")
+
+
+def test_a_launcher_that_cannot_be_understood_is_refused(monkeypatch):
+    launched_on_a_cpu(monkeypatch, "make", "train")
     with pytest.raises(ValueError, match="one process of several.*--processes"):
         processes_to_start(None)
+    assert processes_to_start(3) == 3
+
+
+def test_a_launcher_that_was_asked_for_another_number_is_refused(monkeypatch):
+    config = REPOSITORY / "vlm_utils" / "scaling" / "configs" / "two_processes_cpu.yaml"
+    launched_on_a_cpu(monkeypatch, "accelerate", "launch", "--config_file", str(config), "x")
+    assert processes_to_start(2) == 2
+    with pytest.raises(ValueError, match="--processes 3, and accelerate launch was asked for 2"):
+        processes_to_start(3)
+
+
+def test_accelerate_on_the_cpus_of_several_machines_is_refused(monkeypatch, tmp_path):
+    """A trap: it starts one process on each machine, and each of them would train alone."""
+    config = REPOSITORY / "vlm_utils" / "scaling" / "configs" / "several_machines.yaml"
+    for line in (["--config_file", str(config), "--cpu"],
+                 ["--num_machines", "2", "--num_processes", "4", "--cpu"]):
+        launched_on_a_cpu(monkeypatch, "accelerate", "launch", *line, "x")
+        with pytest.raises(ValueError, match="on 2 machines: start it with torchrun on each"):
+            processes_to_start(None)
 
 
 # --- the job, in this process ------------------------------------------------------------------
@@ -268,7 +336,32 @@ def test_a_training_that_cannot_go_on_ends_with_one_line(small_job, tmp_path, mo
     monkeypatch.setattr("vlm_utils.sources.folders.seal", full)
     assert job.run_job(small_job()) == 1
     *_, last = capsys.readouterr().err.splitlines()
-    assert last.strip() == "OSError: [Errno 28] the disk is full"
+    assert last.strip() == ("OSError: [Errno 28] the disk is full. No checkpoint had been written: "
+                            "the same command begins again")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here that is always full")
+def test_metrics_on_a_full_disk_end_the_job_with_their_name_and_the_last_checkpoint(
+        small_job, tmp_path, monkeypatch, capsys):
+    def kept(self):
+        opened.append(self)
+        return entered(self)
+
+    original, opened, entered = job.train, [], job.Metrics.__enter__
+    monkeypatch.setattr(job.Metrics, "__enter__", kept)
+
+    def train(run, folder, on_step):
+        def on(row):
+            if row["step"] == 6:
+                opened[0].file = open("/dev/full", "w")
+            on_step(row)
+        return original(run, folder, on)
+
+    monkeypatch.setattr(job, "train", train)
+    assert job.run_job(small_job()) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "run.metrics.jsonl cannot be written (No space left on device). The last" in said
+    assert re.search(r"run\.unfinished/4-steps-\d+, step 4 of 12: the same command goes on", said)
 
 
 def test_going_on_takes_the_settings_of_the_checkpoint_and_lays_the_given_ones_on_top(
@@ -283,46 +376,167 @@ def test_going_on_takes_the_settings_of_the_checkpoint_and_lays_the_given_ones_o
     assert found["steps"] == 20 and found["settings"] == replace(SETTINGS, window=7)
 
 
+def test_settings_of_another_version_end_the_job_with_one_line(small_job, tmp_path, capsys,
+                                                              monkeypatch):
+    losses_of(small_run(), tmp_path / "run", interrupt_after(5))
+    (last,) = find_checkpoints(tmp_path / "run")
+    older = replace(last, facts=last.facts | {"settings": {"epochs": 3}})
+    monkeypatch.setattr(job, "prepare", lambda wanted: job.going_on(wanted, older))
+    assert job.run_job(small_job()) == 1
+    assert "whose settings this version does not know" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_ends_the_job_with_one_line(small_job, monkeypatch, capsys):
+    def diverges(*arguments):
+        raise FloatingPointError("the loss is nan: lower the learning rate")
+    monkeypatch.setattr(job, "train", diverges)
+    assert job.run_job(small_job()) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "FloatingPointError: the loss is nan: lower the learning rate")
+
+
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+@pytest.mark.parametrize("when", ["reads", "asks"])
+def test_told_to_end_while_nothing_trains_it_ends_at_once_and_says_so(
+        small_job, tmp_path, monkeypatch, capsys, when, before):
+    """SIGTERM, also where a script has started the job with & and so ignores SIGINT. A job that
+    had been told while it asked the model was never asked again: nothing was left to train."""
+    asked = []
+
+    def terminated(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+
+    def ask(wanted, accelerator):
+        asked.append(wanted)
+        job.accuracy_file(wanted).write_text("task\n")
+
+    handler = signal.signal(signal.SIGINT, before)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(job, "prepare" if when == "reads" else "evaluate_job", terminated)
+            assert job.run_job(small_job(evaluate=3)) == 143
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    place = brief(tmp_path / "run")
+    assert capsys.readouterr().err.splitlines()[-1] == {
+        "reads": "ended before the first checkpoint: the same command begins again",
+        "asks": f"ended after the training: {place} is whole; the same command asks it"}[when]
+    monkeypatch.setattr(job, "evaluate_job", ask)
+    for _ in range(3):                          # asked once, and then nothing is left to do
+        if when == "asks":
+            monkeypatch.setattr(job, "prepare", lambda wanted: None)
+        assert job.run_job(small_job(evaluate=3)) == 0
+    assert len(asked) == 1
+
+
+def test_the_same_command_a_second_time_leaves_the_metrics_of_the_first_alone(small_job, tmp_path,
+                                                                             monkeypatch, capsys):
+    """A trap: the second job was refused its folder, after it had emptied the first one's file."""
+    original, seen = job.train, []
+
+    def started_again(run, folder, on_step):
+        def on(row):
+            on_step(row)
+            if row["step"] == 6:
+                with monkeypatch.context() as other_process:
+                    other_process.setattr(job, "hold", in_use)
+                    seen.append(job.run_job(small_job()))
+                seen.append(len(rows_of(tmp_path / "run.metrics.jsonl")))
+        return original(run, folder, on)
+
+    def in_use(folder):
+        raise FolderInUse(f"{folder} is being written by process 7")
+
+    monkeypatch.setattr(job, "train", started_again)
+    assert job.run_job(small_job()) == 0
+    assert seen == [1, 6] and "is being written by process 7" in capsys.readouterr().err
+    assert len(rows_of(tmp_path / "run.metrics.jsonl")) == 12
+
+
+# --- the profile's own job, in this process -------------------------------------------------------
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """A function that runs `train --output run` with options on few images, in this process."""
+    monkeypatch.setenv("VLM_SUBSET", str(SMALLEST_SUBSET))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*options):
+        monkeypatch.setattr(sys, "argv", ["vlm_utils", "train", "--output", "run", *options])
+        return main()
+    return run
+
+
+def test_a_seed_is_that_of_the_checkpoint_and_a_finished_training_is_not_gone_on_with(
+        command, capsys):
+    """Both were taken from the profile where they were not given again."""
+    assert command(*SMALL, "--steps", "4", "--seed", "5") == 0
+    assert command(*SMALL, "--steps", "6") == 0
+    assert "going on after step 4 from run" in capsys.readouterr().out
+    assert command(*SMALL) == 0
+    assert "nothing to do: run was trained to step 6 of 6" in capsys.readouterr().out
+    assert command(*SMALL, "--steps", "8", "--seed", "6") == 1
+    assert "'seed': (5, 6)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    (["--mixture", "sequence 2-4: 20"], "asks for sequence 2-4 alone, which these images do not"),
+    (["--mixture", "select 2: 0"], "the mixture asks for no samples"),
+    (["--mixture", "select 2: 3", "--batch-size", "8"], "3 samples do not fill one batch of 8"),
+    (["--mixture", "describe 1: 20", "--evaluate", "5"], "of describe 1 no answer is right or")])
+def test_what_the_images_do_not_tell_is_refused_before_training(command, tmp_path, monkeypatch,
+                                                                 capsys, options, words):
+    photographs(tmp_path / "mine", monkeypatch)
+    assert command("--steps", "2", *options) == 1
+    assert words in capsys.readouterr().err
+    assert not list(tmp_path.glob("run*"))
+
+
+def test_what_the_images_do_not_tell_is_left_out_and_named(command, tmp_path, monkeypatch, capsys):
+    photographs(tmp_path / "mine", monkeypatch)
+    assert command("--steps", "2", "--batch-size", "4", "--mixture",
+                   "select 2: 20, sequence 2-4: 20, locate 1: 5") == 0
+    assert "left out, for these images do not tell them: sequence 2-4, locate 1" in \
+        capsys.readouterr().out
+
+
+def photographs(folder: Path, monkeypatch) -> None:
+    folder.mkdir()
+    for k in range(24):
+        noise(k).save(folder / f"{k}.png")
+    (folder / "metadata.jsonl").write_text("\n".join(json.dumps(
+        {"file_name": f"{k}.png", "caption": f"Thing {k}."}) for k in range(24)))
+    monkeypatch.setenv("VLM_IMAGES", str(folder))
+
+
 # --- commands of their own -----------------------------------------------------------------------
 
 @with_gloo
-def test_accelerate_trains_the_full_profile_in_two_processes(tmp_path):
-    """On a miniature hub; in shards, evaluated, and there is nothing to do a second time."""
+def test_accelerate_starts_two_processes_one_dies_and_torchrun_and_one_process_go_on(tmp_path):
+    """The full profile on a miniature hub, in shards. Each start of a process costs seconds of
+    imports, so one training goes through all of it: killed, told to end, finished, evaluated."""
     (tmp_path / "hub").mkdir()
     write_miniature(tmp_path / "hub", PROFILES["full"], {"train": 20, "validation": 18, "test": 4})
-    accelerate = Path(sys.executable).with_name("accelerate")
-    done = subprocess.run(
-        [str(accelerate), "launch", "--num_processes", "2", "--cpu", "-m", "vlm_utils", "train",
-         "--profile", "full", "--output", "run", "--steps", "4", *SMALL, "--shard",
-         "--evaluate", "13"],
-        env=environment(tmp_path, HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE="1",
-                        HF_DATASETS_CACHE=str(tmp_path / "datasets")),
-        cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "profile full, 24 samples, 2 processes (shards) on cpu" in done.stdout
-    assert [row["step"] for row in rows_of(tmp_path / "run.metrics.jsonl")] == [1, 2, 3, 4]
-    (row,) = rows_of(tmp_path / "run.accuracy.csv")
-    assert (row["task"], row["samples"]) == ("select", "13")
-    (found,) = find_checkpoints(tmp_path / "run")
-    found.verify()
-    assert found.finished and found.facts["layout"] == "shards"
+    train = ["-m", "vlm_utils", "train", "--profile", "full", "--output", "run", "--steps", "400",
+             "--checkpoint-every", "4", *SMALL, "--shard"]
+    accelerate = [str(Path(sys.executable).with_name("accelerate")), "launch", "--num_processes",
+                  "2", "--cpu", *train]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node",
+                "2", *train]
+    options = {"cwd": tmp_path, "text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE,
+               "env": environment(tmp_path, HF_HUB_CACHE=str(tmp_path / "hub"), HF_HUB_OFFLINE="1",
+                                  HF_DATASETS_CACHE=str(tmp_path / "datasets"))}
+    path = tmp_path / "run.metrics.jsonl"
 
-
-@with_gloo
-def test_after_the_death_of_one_process_the_job_ends_with_a_sentence_and_goes_on(tmp_path):
-    """torchrun; one of two processes is killed after the checkpoint of step 4."""
-    command = [sys.executable, "-m", "vlm_utils", "train", "--output", "run", "--processes", "2",
-               "--steps", "400", "--checkpoint-every", "4", *SMALL]
-    options = {"env": environment(tmp_path), "cwd": tmp_path, "text": True}
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    running = subprocess.Popen(accelerate, **options)
     try:
-        path = tmp_path / "run.metrics.jsonl"
         until(lambda: path.exists() and len(path.read_text().splitlines()) > 5 or running.poll())
         os.kill(worker_of(running.pid, rank=1), signal.SIGKILL)
         out, errors = running.communicate(timeout=600)      # it does end
     finally:
         running.kill()
     assert running.returncode == 1, out + errors
+    assert "profile full, 24 samples, 2 processes (shards) on cpu" in out
     assert re.search(
         r"another process of this training ended after step \d+, so this one ends too\. The last "
         r"checkpoint is run\.unfinished/\d+-steps-\d+, step \d+ of 400: the same command goes on "
@@ -330,17 +544,30 @@ def test_after_the_death_of_one_process_the_job_ends_with_a_sentence_and_goes_on
     assert "process 1 of 2 was ended by SIGKILL" in errors
     found = find_checkpoints(tmp_path / "run")[0]
     found.verify()
+    assert found.facts["layout"] == "shards" and found.facts["processes"] == 2
+
     before = {row["step"]: row["loss"] for row in rows_of(path)}
-    again = subprocess.Popen([*command[:2], "torch.distributed.run", "--standalone",
-                              "--nproc-per-node", "2", "-m", *command[2:]],
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+    again = subprocess.Popen(torchrun, **options)
     until(lambda: len(path.read_text().splitlines()) > len(before) + 2 or again.poll())
     again.send_signal(signal.SIGTERM)
     out, errors = again.communicate(timeout=600)
     assert f"going on after step {found.steps} from run.unfinished" in out
     after = {row["step"]: row["loss"] for row in rows_of(path)}
     assert before.items() <= after.items() and len(after) > len(before)
-    assert find_checkpoints(tmp_path / "run")[0].steps == len(after)    # SIGTERM: it was saved
+    (found,) = find_checkpoints(tmp_path / "run")
+    assert found.steps == len(after)                        # SIGTERM: it was saved
+    assert re.search(rf"ended after step {len(after)} of 400, which run\.unfinished/\S+ holds: the "
+                     "same command goes on from there", out)
+
+    done = subprocess.run([sys.executable, *train, "--other-processes", "--steps",
+                           str(len(after) + 2), "--evaluate", "13"], **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [row["step"] for row in rows_of(path)] == list(range(1, len(after) + 3))
+    (row,) = rows_of(tmp_path / "run.accuracy.csv")
+    assert (row["task"], row["samples"]) == ("select", "13")
+    (found,) = find_checkpoints(tmp_path / "run")
+    found.verify()
+    assert found.finished and found.facts["layout"] == "shards"
 
 
 def worker_of(pid: int, rank: int) -> int:

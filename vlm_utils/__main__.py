@@ -156,8 +156,8 @@ def refuse_what_is_not_there(parser: argparse.ArgumentParser, options) -> None:
                              "holds your notebooks")
         if options.command == "train":
             os.environ.setdefault("TQDM_DISABLE", "1")  # a log of lines, not of a bar's states
-            from vlm_utils.scaling.job import plan
             from vlm_utils.scaling.launch import processes_to_start
+            from vlm_utils.scaling.plan import plan
             options.start_processes = processes_to_start(options.processes)
             options.job = plan(options)
             refuse_mixture(options.job)

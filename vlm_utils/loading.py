@@ -61,10 +61,9 @@ def load_checkpoint(folder: str | Path, **settings) -> tuple[MultiImageVLM, Mult
     not as it was written, or does not fit the others.
     """
     folder = absolute(folder)
-    if (base := base_of_adapter(folder)) is not None:
-        model, processor = load_checkpoint(base, **settings)
-        return merge_adapter(model, folder), processor
-    return read_unchanged(lambda: _find_model(folder), lambda found: read_model(found, **settings))
+    model, processor = read_unchanged(
+        lambda: _find_model(folder), lambda found: read_model(found, **settings))
+    return merge_adapter(model) if hasattr(model, "peft_config") else model, processor
 
 
 def read_model(found: Checkpoint, **settings) -> tuple[MultiImageVLM, MultiImageProcessor]:
@@ -127,7 +126,7 @@ def _find_model(folder: Path) -> Checkpoint:
     for checkpoint in sorted(found, key=lambda c: c.finished, reverse=True):
         if checkpoint.finished or checkpoint.path == folder:    # asked for by its own name
             return checkpoint
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
         return Checkpoint(folder, {})
     if found:
         later = found[0]

@@ -62,11 +62,16 @@ class PretrainedVLM(PreTrainedModel):
         """As any model of transformers. The vision encoder is frozen, but for what was not when
         the model was saved."""
         loaded = super().from_pretrained(*arguments, **options)
-        model = loaded[0] if options.get("output_loading_info") else loaded
-        frozen = set(model.config.encoder_frozen)
-        for name, weight in model.vision_encoder.named_parameters():
-            weight.requires_grad_(model.config.encoder_trains and name not in frozen)
+        (loaded[0] if options.get("output_loading_info") else loaded).freeze_as_saved()
         return loaded
+
+    def freeze_as_saved(self) -> PretrainedVLM:
+        """Everything trains, but what was frozen of the vision encoder when it was saved."""
+        self.requires_grad_(True)
+        frozen = set(self.config.encoder_frozen)
+        for name, weight in self.vision_encoder.named_parameters():
+            weight.requires_grad_(self.config.encoder_trains and name not in frozen)
+        return self
 
     @classmethod
     def can_generate(cls) -> bool:

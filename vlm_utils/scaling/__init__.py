@@ -3,6 +3,7 @@
 from vlm_utils.scaling.adapters import (
     add_adapter,
     load_adapter,
+    move_base,
     save_adapter,
 )
 from vlm_utils.scaling.cluster import (
@@ -54,6 +55,7 @@ __all__ = [
     "launch_environment",
     "load_adapter",
     "measure_kept",
+    "move_base",
     "peak",
     "predict_memory",
     "predict_scaling",

@@ -7,14 +7,24 @@ peft does the work; here is what this course's model needs of it.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
-from vlm_utils.architecture.adapters import base_of_adapter, put_adapter, without_peft_warnings
+from vlm_utils.architecture.adapters import (
+    CONFIG,
+    base_of_adapter,
+    halve_frozen,
+    note_base,
+    put_adapter,
+    without_peft_warnings,
+)
 from vlm_utils.loading import load_checkpoint
+from vlm_utils.sources import folders
+from vlm_utils.sources.checkpoints import MARKER, absolute, find_checkpoints
 
 # Every weight matrix of the language model's layers. The vision encoder's are called otherwise
 # (query, key, value, dense), but a pattern that names its place also holds for another encoder.
@@ -45,39 +55,61 @@ def add_adapter(model: MultiImageVLM, rank: int = 8, scale: float = 2.0,
     return adapted
 
 
-def halve_frozen(adapted: PeftModel) -> None:
-    """All frozen weights but the projector's: its frozen copy tells the trained one its dtype."""
-    for name, weight in adapted.named_parameters():
-        if not weight.requires_grad and ".projector." not in name:
-            weight.data = weight.data.to(torch.bfloat16)
-
-
 def save_adapter(adapted: PeftModel, folder: str | Path) -> None:
     """What was trained, and the folder of the model that it was trained on: a few MB.
 
     An adapter that is in the folder is replaced. Raises FileExistsError if anything else is there,
-    ValueError if that model is not in a folder: the adapter alone would be worth nothing.
+    ValueError if that model is not in a folder, for the adapter alone would be worth nothing, or if
+    more is trained than the adapter holds.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / "adapter_config.json").is_file() and (
+    if folder.exists() and not (folder / CONFIG).is_file() and (
             not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} is there and holds no adapter: give a folder of its own")
-    base = Path(adapted.get_base_model().config.name_or_path or "nowhere")
-    if not (base / "config.json").is_file():
-        raise ValueError("the model under the adapter was not loaded from a folder: save it with "
-                         "save_pretrained, with its processor, load it from there with "
-                         "load_checkpoint, and add the adapter to that")
-    adapted.peft_config["default"].base_model_name_or_path = str(base)
+    if folders.read_marker(folder, MARKER) is not None:
+        raise FileExistsError(f"{folder} holds the checkpoint of a training: give another folder")
+    note_base(adapted, folder)
     adapted.save_pretrained(folder)
 
 
 def load_adapter(folder: str | Path) -> tuple[PeftModel, MultiImageProcessor]:
     """The adapter on its base, apart, to be trained further. `load_checkpoint` adds them up.
 
-    Raises FileNotFoundError if there is no adapter, or no base.
+    A base that was in half precision is so again. Raises FileNotFoundError if there is no adapter,
+    or no base.
     """
     base = base_of_adapter(folder)
     if base is None:
         raise FileNotFoundError(f"no adapter in {folder}: adapter_config.json is missing")
     model, processor = load_checkpoint(base)
     return put_adapter(model, folder, trainable=True), processor
+
+
+def move_base(folder: str | Path, base: str | Path) -> None:
+    """Tell an adapter that the model it was trained on now lies in another folder.
+
+    folder: as save_adapter or train wrote it; of an interrupted training, every checkpoint is told.
+    Raises FileNotFoundError if there is no adapter, or no model, ValueError if it is another model.
+    """
+    folder, base = absolute(folder), absolute(base)
+    adapters = [path for path in [folder, *(c.path for c in find_checkpoints(folder))]
+                if (path / CONFIG).is_file()]
+    if not adapters:
+        raise FileNotFoundError(f"no adapter in {folder}: {CONFIG} is missing")
+    for path in dict.fromkeys(adapters):
+        facts = folders.read_marker(path, MARKER)
+        if facts is not None:
+            folders.verify(path, MARKER)
+        before = (path / CONFIG).read_text(encoding="utf-8")
+        content = json.loads(before) | {"base_model_name_or_path": str(base)}
+        if facts is not None:
+            (path / MARKER).unlink()            # it says how the files were, and is written again
+        (path / CONFIG).write_text(json.dumps(content, indent=2), encoding="utf-8")
+        try:
+            base_of_adapter(path)
+        except (ValueError, OSError):
+            (path / CONFIG).write_text(before, encoding="utf-8")
+            raise
+        finally:
+            if facts is not None:
+                folders.seal(path, MARKER, facts)

@@ -3,41 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import csv
-import json
 import os
 import re
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 
 from vlm_utils.datasets import (
-    TASKS,
     EncodedSamples,
+    Truth,
     add_orientations,
     build_tasks,
     is_free_text,
     load_image_table,
 )
-from vlm_utils.datasets.mixture import parse_mixture
+from vlm_utils.datasets.mixture import feasible
 from vlm_utils.loading import load_base_model, load_checkpoint
-from vlm_utils.profiles import Profile, TrainingSettings, get_profile, quiet_libraries
+from vlm_utils.profiles import get_device, quiet_libraries
+from vlm_utils.scaling.metrics import Metrics
+from vlm_utils.scaling.plan import Job
 from vlm_utils.scaling.processes import evaluate_together
-from vlm_utils.scaling.sharding import Shards
 from vlm_utils.sources.checkpoints import (
-    absolute,
+    MARKER,
+    Checkpoint,
     brief,
-    check_place,
     find_checkpoints,
     find_interrupted,
 )
-from vlm_utils.training import Copies, TrainingRun, encode_table, resume_run, start_run, train
+from vlm_utils.sources.folders import hold
+from vlm_utils.training import TrainingRun, encode_table, resume_run, start_run, train
+from vlm_utils.training.checkpoints import settings_to_go_on
 from vlm_utils.training.processes import OtherProcessFailed, in_first_process
 
 # How the libraries say that another process is gone: gloo, NCCL, the store at which they meet.
@@ -45,92 +46,7 @@ _GONE = re.compile(r"[Cc]onnection (was )?(closed|reset|refused)|[Bb]roken pipe|
                    r"remote process exited|NCCL communicator was aborted|[Tt]imed? ?out")
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a job is to do, as `plan` has understood its options."""
-
-    profile: Profile
-    mixture: dict[str, int]
-    settings: TrainingSettings
-    given: frozenset[str]           # the settings that were given, and not taken from the profile
-    output: Path
-    metrics: Path
-    start: Path | None
-    evaluate: int
-    log_every: int
-    restart: bool
-    other_processes: bool
-    layout: Copies
-
-
-# --- options ---------------------------------------------------------------------------------
-
-def plan(options) -> Job:
-    """The job that the options of the command describe.
-
-    Raises ValueError, FileNotFoundError or OSError with one sentence if there is no such job.
-    """
-    profile = get_profile(options.profile)
-    mixture = profile.mixture if options.mixture is None else read_mixture(options.mixture)
-    names = [each.name for each in fields(TrainingSettings)]
-    given = {name: value for name in names if (value := getattr(options, name)) is not None}
-    changes = dict(given)
-    if "steps" in given and "warmup_steps" not in given:    # a shorter run warms up for less long
-        share = profile.training.warmup_steps / profile.training.steps
-        changes["warmup_steps"] = max(1, round(share * given["steps"])) if given["steps"] > 0 else 0
-    settings = TrainingSettings.of(profile, **changes)
-    output = absolute(options.output)
-    check_place(output, 0)
-    metrics = absolute(options.metrics or output.with_name(f"{output.name}.metrics.jsonl"))
-    if metrics.suffix not in (".jsonl", ".csv"):
-        raise ValueError(f"--metrics {metrics.name} ends in neither .jsonl nor .csv")
-    if output in metrics.parents or metrics.is_dir():
-        raise ValueError(f"--metrics {brief(metrics)} is the folder of the checkpoint, or in it: "
-                         "name a file beside it")
-    if metrics.exists() and not _is_metrics(metrics):
-        raise ValueError(f"--metrics {brief(metrics)} is there, and it is no file of metrics: name "
-                         "another, or remove it")
-    if options.start is not None and not options.start.is_dir():
-        raise FileNotFoundError(f"--start {options.start} is not a folder")
-    for name, least in (("evaluate", 0), ("log_every", 1)):
-        if getattr(options, name) < least:
-            raise ValueError(f"--{name.replace('_', '-')} is at least {least}, not "
-                             f"{getattr(options, name)}")
-    return Job(profile, mixture, settings, frozenset(given), output, metrics, options.start,
-               options.evaluate, options.log_every, options.restart, options.other_processes,
-               Shards() if options.shard else Copies())
-
-
-def read_mixture(text: str) -> dict[str, int]:
-    """{"select 2": 100, "sequence 2-4": 50} of "select 2: 100, sequence 2-4: 50", or of a file of
-    JSON. Raises ValueError saying what cannot be read, and FileNotFoundError."""
-    if text.strip().endswith(".json"):
-        path = Path(text.strip())
-        if not path.is_file():
-            raise FileNotFoundError(f"--mixture {path} is not a file")
-        try:
-            mixture = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"--mixture {path} is not JSON ({error})") from None
-        if not isinstance(mixture, dict) or not all(type(n) is int for n in mixture.values()):
-            raise ValueError(f"--mixture {path} holds no object such as "
-                             '{"select 2": 100, "sequence 2-4": 50}')
-    else:
-        mixture = {}
-        for part in text.split(","):
-            match = re.fullmatch(r"\s*(\S+ [\d-]+)\s*:\s*([\d_]+)\s*", part)
-            if match is None:
-                raise ValueError(
-                    f'--mixture: {part.strip()!r} is not "TASK IMAGES: SAMPLES", as in "select 2: '
-                    f'100, sequence 2-4: 50"; tasks are {", ".join(TASKS)}')
-            if match[1] in mixture:
-                raise ValueError(f"--mixture names {match[1]!r} twice")
-            mixture[match[1]] = int(match[2])
-    parse_mixture(mixture)
-    return mixture
-
-
-# --- the job ---------------------------------------------------------------------------------
+# --- the job -------------------------------------------------------------------------------------
 
 def run_job(job: Job) -> int:
     """Train, go on if a training was interrupted, evaluate; the exit status of the program.
@@ -139,53 +55,63 @@ def run_job(job: Job) -> int:
     interrupted, or its launcher is gone; the same command goes on from the checkpoint it has saved.
     """
     step, launcher = 0, os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+    def on_step(row: dict) -> None:
+        nonlocal step
+        step = row["step"]
+        metrics(row)
+        if launcher is not None and os.getppid() != launcher:
+            raise KeyboardInterrupt             # nobody waits for this job any more
+
     try:
-        with in_this_process():
+        with in_this_process(), sigterm_stops():
             run = prepare(job)
-            if run is None:
-                return 0
-            with Metrics(job, run) as metrics, sigterm_stops():
-                def on_step(row: dict) -> None:
-                    nonlocal step
-                    step = row["step"]
-                    metrics(row)
-                    if launcher is not None and os.getppid() != launcher:
-                        raise KeyboardInterrupt         # nobody waits for this job any more
-                history = train(run, job.output, on_step)
-            if len(history) < run.settings.steps:
-                return 143
-            if job.evaluate:
-                evaluate_job(job, run)
+            if run is not None:
+                with kept(job, run), Metrics(job, run) as metrics:
+                    history = train(run, job.output, on_step)
+                if len(history) < run.settings.steps:
+                    print(told_to_end(job), flush=True)
+                    return 143
+            if is_to_evaluate(job):
+                evaluate_job(job, run.accelerator if run else Accelerator(
+                    cpu=get_device().type == "cpu"))
             return 0
+    except KeyboardInterrupt:                   # not while it trained: see StopButton
+        say(told_to_end(job))
+        return 143
     except OtherProcessFailed:
         return 1                                # the one that failed has said why
-    except (RuntimeError, ValueError, OSError) as error:
+    except (RuntimeError, ValueError, OSError, ArithmeticError, ImportError) as error:
         if isinstance(error, RuntimeError) and several() and _GONE.search(str(error)):
-            said = lost(job, step)
+            say(f"another process of this training ended after step {step}, so this one ends too. "
+                + where_to_go_on(job))
         else:
             said = f"{type(error).__name__}: {error}"
-        print(f"process {os.environ['RANK']}: {said}" if several() else said,
-              file=sys.stderr, flush=True)
+            say(f"{said}. {where_to_go_on(job)}" if step and isinstance(error, OSError) else said)
         return 1
 
 
 def prepare(job: Job) -> TrainingRun | None:
-    """The run to train: a new one, or the one that was interrupted; None if nothing is left to do.
-    """
+    """The run to train: a new one, or the one that was interrupted; None if nothing is left to
+    train."""
     found = [] if job.restart else find_checkpoints(job.output)
     last = found[0] if found else None
-    if last is not None and last.finished and job.settings.steps <= last.of:
-        print(f"nothing to do: {brief(last.path)} was trained to step {last.steps} of {last.of}. "
-              "More --steps go on from it, --restart begins again")
+    if last is not None and last.finished and (
+            "steps" not in job.given or job.settings.steps <= last.of):
+        print(f"nothing to {'train' if is_to_evaluate(job) else 'do'}: {brief(last.path)} was "
+              f"trained to step {last.steps} of {last.of}. More --steps go on from it, --restart "
+              "begins again", flush=True)
         return None
+    settings = job.settings if last is None else going_on(job, last)["settings"]
     model, processor = load_base_model(job.profile) if job.start is None \
         else load_checkpoint(job.start)
     table = load_image_table(job.profile, "train", with_truth=True)
+    refuse_what_cannot_be_asked(job, table.truth)
     table = add_orientations(table, job.profile.orientations)
     table.image_features = encode_table(table, model, processor)
-    samples = EncodedSamples(build_tasks(table, job.mixture, job.settings.seed), processor)
+    samples = EncodedSamples(build_tasks(table, job.mixture, settings.seed), processor)
     if last is None:
-        run = start_run(model, processor, samples, job.settings, layout=job.layout)
+        run = start_run(model, processor, samples, settings, layout=job.layout)
     else:
         del model
         run = resume_run(job.output, samples, layout=job.layout, **going_on(job, last))
@@ -193,19 +119,33 @@ def prepare(job: Job) -> TrainingRun | None:
     return run
 
 
-def going_on(job: Job, last) -> dict:
+def refuse_what_cannot_be_asked(job: Job, truth: Truth) -> None:
+    """Say which tasks the images do not tell. Raises ValueError if they tell none, or if none of
+    them can be evaluated and that was asked for."""
+    told = feasible(truth, job.mixture)
+    left = [name for name in job.mixture if name not in told]
+    if not any(told.values()):
+        raise ValueError("the mixture asks for no samples" if not left else "the mixture asks for "
+                         f"{', '.join(left)} alone, which these images do not tell")
+    if left:
+        print(f"left out, for these images do not tell them: {', '.join(left)}", flush=True)
+    if job.evaluate and not graded(job, truth):
+        raise ValueError(f"--evaluate {job.evaluate}: of {', '.join(told)} no answer is right or "
+                         "wrong. Leave it out, or add a task such as select to the mixture")
+
+
+def going_on(job: Job, last: Checkpoint) -> dict:
     """Arguments of resume_run: the checkpoint's settings, with those that were given laid on top,
     so that it can refuse them by name."""
-    then = TrainingSettings(**last.facts["settings"])
+    then = settings_to_go_on(last, None, None)
     changes = {name: getattr(job.settings, name) for name in job.given}
     steps = changes.pop("steps", then.steps)
     changes.setdefault("checkpoint_every", then.checkpoint_every)
-    settings = TrainingSettings(**{**last.facts["settings"], **changes})
-    return {"settings": settings, "steps": None if steps == then.steps else steps,
+    return {"settings": replace(then, **changes), "steps": None if steps == then.steps else steps,
             "other_processes": job.other_processes}
 
 
-def describe(job: Job, run: TrainingRun, last) -> None:
+def describe(job: Job, run: TrainingRun, last: Checkpoint | None) -> None:
     """Say what is trained, and by how many processes."""
     processes, settings = run.accelerator.num_processes, run.settings
     print(f"profile {job.profile.name}, {len(run.samples):,} samples, {processes} "
@@ -216,83 +156,46 @@ def describe(job: Job, run: TrainingRun, last) -> None:
         print(f"going on after step {len(run.history)} from {brief(last.path)}", flush=True)
 
 
-def evaluate_job(job: Job, run: TrainingRun) -> None:
+@contextmanager
+def kept(job: Job, run: TrainingRun) -> Iterator[None]:
+    """Keep the folder of the checkpoint for this job before its metrics are touched: they may be
+    those of another one that trains into it."""
+    with contextlib.ExitStack() as stack:
+        in_first_process(run.accelerator, lambda: stack.enter_context(hold(job.output)))
+        yield
+
+
+# --- the evaluation ------------------------------------------------------------------------------
+
+def graded(job: Job, truth: Truth) -> dict[str, int]:
+    """What --evaluate asks: so many questions of each task whose answers are right or wrong."""
+    return {name: job.evaluate for name in feasible(truth, job.mixture)
+            if not is_free_text(name.split()[0], truth)}
+
+
+def accuracy_file(job: Job) -> Path:
+    return job.output.with_name(f"{job.output.name}.accuracy.csv")
+
+
+def is_to_evaluate(job: Job) -> bool:
+    """Was it asked for, and not done since the training ended?"""
+    file, marker = accuracy_file(job), job.output / MARKER
+    return job.evaluate > 0 and not (file.is_file() and marker.is_file()
+                                     and file.stat().st_mtime >= marker.stat().st_mtime)
+
+
+def evaluate_job(job: Job, accelerator: Accelerator) -> None:
     """Ask the finished checkpoint about unseen places; print the table, and write it beside it."""
     model, processor = load_checkpoint(job.output)
     table = load_image_table(job.profile, "validation", with_truth=True)
-    mixture = {name: job.evaluate for name in job.mixture
-               if not is_free_text(name.split()[0], table.truth)}
     table.image_features = encode_table(table, model, processor)
-    questions = build_tasks(table, mixture, seed=1)
-    accuracy = evaluate_together(run.accelerator, model, processor, questions)
-    path = job.output.with_name(f"{job.output.name}.accuracy.csv")
+    questions = build_tasks(table, graded(job, table.truth), seed=1)
+    accuracy = evaluate_together(accelerator, model, processor, questions)
     print(accuracy.round(3).to_string(index=False))
-    in_first_process(run.accelerator, lambda: accuracy.to_csv(path, index=False))
+    in_first_process(accelerator, lambda: accuracy.to_csv(accuracy_file(job), index=False))
 
 
-# --- metrics -----------------------------------------------------------------------------------
-
-def _is_metrics(file: Path) -> bool:
-    """Does a file begin as one that `Metrics` has written, or is it empty?"""
-    with file.open("rb") as opened:
-        first = opened.readline(1000)
-    return not first or first.startswith((b'{"step": ', b"step,samples,"))
-
-
-class Metrics:
-    """An on_step that writes a line for each step, and prints one now and then.
-
-    The file is written again from the run's history when it begins: what a killed job had written
-    after its last checkpoint is not there twice. Only process 0 writes.
-    """
-
-    def __init__(self, job: Job, run: TrainingRun):
-        self.job, self.run, self.losses = job, run, []
-        self.per_step = run.settings.batch_size * run.settings.accumulation
-
-    def __enter__(self) -> Metrics:
-        in_first_process(self.run.accelerator, self._open)
-        return self
-
-    def __exit__(self, *error) -> None:
-        if self.run.accelerator.is_main_process:
-            self.file.close()
-
-    def __call__(self, row: dict) -> None:
-        if not self.run.accelerator.is_main_process:
-            return
-        self._write(row)
-        self.losses.append(row["loss"])
-        if row["step"] % self.job.log_every == 0 or row["step"] == self.run.settings.steps:
-            rate = self.per_step * len(self.losses) / max(1e-9, row["seconds"] - self.since)
-            print(f"step {row['step']:6,} of {self.run.settings.steps:,}  loss "
-                  f"{sum(self.losses) / len(self.losses):.4f}  {rate:.1f} samples/s  "
-                  f"{row['seconds']:.0f} s", flush=True)
-            self.losses, self.since = [], row["seconds"]
-
-    def _open(self) -> None:
-        self.job.metrics.parent.mkdir(parents=True, exist_ok=True)
-        self.file = open(self.job.metrics, "w", encoding="utf-8", newline="")
-        self.columns = None
-        for row in self.run.history:
-            self._write(row)
-        self.since = self.run.history[-1]["seconds"] if self.run.history else 0.0
-
-    def _write(self, row: dict) -> None:
-        """One line, there for a reader at once."""
-        row = {"step": row["step"], "samples": row["step"] * self.per_step, **row}
-        if self.job.metrics.suffix == ".jsonl":
-            self.file.write(json.dumps(row) + "\n")
-        else:
-            writer = csv.DictWriter(self.file, list(row))
-            if self.columns is None:
-                writer.writeheader()
-            self.columns = list(row)
-            writer.writerow(row)
-        self.file.flush()
-
-
-# --- one process of several --------------------------------------------------------------------
+# --- one process of several ----------------------------------------------------------------------
 
 def several() -> bool:
     return int(os.environ.get("WORLD_SIZE", 1)) > 1
@@ -319,7 +222,8 @@ def in_this_process() -> Iterator[None]:
 def sigterm_stops() -> Iterator[None]:
     """A queue that takes the machine back sends SIGTERM: end after this step, with a checkpoint.
 
-    It comes to each process, and from the launcher once more: only the first one counts.
+    It comes to each process, and from the launcher once more: only the first one counts. While
+    nothing is trained, it ends the job at once.
     """
     came = False
 
@@ -327,7 +231,10 @@ def sigterm_stops() -> Iterator[None]:
         nonlocal came
         if not came:
             came = True
-            signal.raise_signal(signal.SIGINT)
+            if callable(signal.getsignal(signal.SIGINT)):
+                signal.raise_signal(signal.SIGINT)      # the stop button of a training
+            else:                       # ignored, as in what a script has started with &
+                raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
@@ -336,11 +243,28 @@ def sigterm_stops() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def lost(job: Job, step: int) -> str:
-    """What the processes that are left say when one of them was killed."""
-    said = f"another process of this training ended after step {step}, so this one ends too. "
+def say(text: str) -> None:
+    """To stderr; one of several processes says which."""
+    print(f"process {os.environ['RANK']}: {text}" if several() else text, file=sys.stderr,
+          flush=True)
+
+
+def told_to_end(job: Job) -> str:
+    """What a job says that was told to end, or interrupted."""
+    last = next(iter(find_checkpoints(job.output)), None)
+    if last is None:
+        return "ended before the first checkpoint: the same command begins again"
+    if last.finished:
+        return f"ended after the training: {brief(last.path)} is whole; the same command asks it" \
+            if job.evaluate else f"ended, and {brief(last.path)} is whole"
+    return (f"ended after step {last.steps} of {last.of}, which {brief(last.path)} holds: the same "
+            "command goes on from there")
+
+
+def where_to_go_on(job: Job) -> str:
+    """What a job says of its checkpoint when it was cut off: by the death of a process, a disk."""
     last = find_interrupted(job.output)
     if last is None:
-        return said + "No checkpoint had been written: the same command begins again"
-    return said + (f"The last checkpoint is {brief(last.path)}, step {last.steps} of {last.of}: "
-                   "the same command goes on from there")
+        return "No checkpoint had been written: the same command begins again"
+    return (f"The last checkpoint is {brief(last.path)}, step {last.steps} of {last.of}: the same "
+            "command goes on from there")

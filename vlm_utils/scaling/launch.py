@@ -18,17 +18,23 @@ def processes_to_start(asked: int | None) -> int:
     """How many processes this one is to start for the job; 1 if it is to do the job itself.
 
     asked: --processes. Raises ValueError if that is not a number of processes, or a launcher has
-    already started the processes, or it said that it would and cannot be understood.
+    started, or was asked for, another number, or it cannot be understood.
     """
-    told = any(name in os.environ for name in _TOLD)
-    if asked is None:
-        return 1 if told else _promised_by_accelerate()
-    if asked < 1:
+    if asked is not None and asked < 1:
         raise ValueError(f"--processes is at least 1, not {asked}")
-    if told and int(os.environ.get("WORLD_SIZE", asked)) != asked:
-        raise ValueError(f"--processes {asked}, and a launcher has started "
-                         f"{os.environ['WORLD_SIZE']} processes already: leave it out")
-    return 1 if told else asked
+    if any(name in os.environ for name in _TOLD):
+        if asked is not None and (there := int(os.environ.get("WORLD_SIZE", asked))) != asked:
+            raise ValueError(f"--processes {asked}, and a launcher has started {there} processes "
+                             "already: leave it out")
+        return 1
+    promised = _promised_by_accelerate()
+    if promised is None and asked is None:
+        raise ValueError("accelerate launch has started one process of several, as it does on a "
+                         "CPU: say how many with --processes, or start them with torchrun")
+    if asked is not None and promised not in (None, 1, asked):
+        raise ValueError(f"--processes {asked}, and accelerate launch was asked for {promised}: "
+                         "leave one of them out")
+    return asked or promised
 
 
 def start_processes(processes: int, arguments: list[str]) -> int:
@@ -55,11 +61,13 @@ def start_processes(processes: int, arguments: list[str]) -> int:
     return 0
 
 
-def _promised_by_accelerate() -> int:
-    """How many processes `accelerate launch` was asked for, if it started one of several.
+def _promised_by_accelerate() -> int | None:
+    """How many processes `accelerate launch` was asked for, if it started one of several; None if
+    that cannot be found out.
 
     A trap: on a CPU, `accelerate launch --cpu --num_processes 2` starts a single process, without a
     word, unless it is given an mpirun hostfile. What it was asked for is in its command line.
+    Raises ValueError if that was for several machines, each of which would train alone.
     """
     if os.environ.get("ACCELERATE_USE_CPU", "").lower() not in ("true", "1") \
             or "MASTER_PORT" not in os.environ:
@@ -70,10 +78,14 @@ def _promised_by_accelerate() -> int:
         line = psutil.Process().parent().cmdline()
         start = next(i for i, word in enumerate(line) if word.endswith(("launch", "launch.py")))
         asked = launch_command_parser().parse_args(line[start + 1:])
-        if asked.num_processes is not None:
-            return asked.num_processes
-        return load_config_from_file(asked.config_file or default_config_file).num_processes
-    except (StopIteration, AttributeError, OSError, psutil.Error):
-        raise ValueError("accelerate launch has started one process of several, as it does on a "
-                         "CPU: say how many with --processes, or start them with torchrun"
-                         ) from None
+        file = asked.config_file or default_config_file
+        config = load_config_from_file(file) if os.path.isfile(file) else None
+        processes, machines = (given if given is not None else getattr(config, name, None)
+                               for name, given in (("num_processes", asked.num_processes),
+                                                   ("num_machines", asked.num_machines)))
+    except (StopIteration, OSError, psutil.Error):
+        return None
+    if (machines or 1) > 1:
+        raise ValueError(f"on a CPU, accelerate launch does not start a training on {machines} "
+                         "machines: start it with torchrun on each of them (cluster.md)")
+    return processes

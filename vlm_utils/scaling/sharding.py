@@ -66,15 +66,22 @@ def shard(model: MultiImageVLM, accelerator: Accelerator) -> MultiImageVLM:
     Each layer is a unit of its own: whole for the moment in which it computes, then a share again.
     All the rest is the root's: the projector, and the embeddings, which are tied to the head and
     must not be cut twice. Cross-attention blocks are the root's too, for their keys are computed
-    before their layers are.
+    before their layers are, and in a batch without images they are not used. So the root comes
+    first: it would not look into a layer that is a unit already, and leave its block uncut.
     """
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
-    blocks = {weight for block in getattr(model.language_model, "blocks", [])
-              for weight in block.parameters()}
-    for layer in (*model.vision_encoder.layers, *model.language_model.model.layers):
-        fully_shard(layer, mesh=mesh, ignored_params=blocks & set(layer.parameters()))
-    fully_shard(model, mesh=mesh)
+    layers = (*model.vision_encoder.layers, *model.language_model.model.layers)
+    of_layers = {weight for layer in layers for weight in layer.parameters()}
+    fully_shard(model, mesh=mesh, ignored_params=of_layers - weights_of_blocks(model))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh, ignored_params=weights_of_blocks(model))
     return model
+
+
+def weights_of_blocks(model: MultiImageVLM) -> set[nn.Parameter]:
+    """Of the cross-attention blocks, which are parts of their layers; none in lesson 01's model."""
+    return {weight for block in getattr(model.language_model, "blocks", [])
+            for weight in block.parameters()}
 
 
 def held_bytes(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict[str, int]:

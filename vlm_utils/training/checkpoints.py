@@ -20,6 +20,7 @@ import transformers
 from accelerate.utils import broadcast_object_list, gather_object
 
 import vlm_utils
+from vlm_utils.architecture.adapters import note_base
 from vlm_utils.datasets import EncodedSamples, TaskDataset
 from vlm_utils.loading import read_model
 from vlm_utils.profiles import TrainingSettings, quiet_libraries
@@ -35,6 +36,7 @@ from vlm_utils.sources.checkpoints import (
 from vlm_utils.sources.folders import DamagedFiles
 from vlm_utils.training.fingerprints import in_words
 from vlm_utils.training.processes import in_first_process
+from vlm_utils.training.restoring import describe_model, name_of, restore_model
 from vlm_utils.training.run import Copies, TrainingRun, make_schedule, start_run
 
 STATE = "training_state.pt"
@@ -72,15 +74,15 @@ def resume_run(folder: str | Path, dataset: TaskDataset | EncodedSamples,
                other_processes: bool = False) -> TrainingRun:
     """The run of the last checkpoint, to go on as if there had been no interruption.
 
-    Weights, optimizer, schedule, random state and the order of the data are those of the
-    checkpoint. settings: if given, they must be those of the checkpoint, except for
-    checkpoint_every. steps: go on to more steps than were planned, finished or not; from here on,
-    the learning rate is that of a run of so many steps. layout: as for start_run.
+    Weights and their precision, what is frozen, optimizer, schedule, random state and the order of
+    the data are those of the checkpoint. settings: if given, they must be the checkpoint's, except
+    for checkpoint_every. steps: go on to more steps than were planned, finished or not; from here
+    on, the learning rate is that of a run of so many steps. layout: as for start_run.
     other_processes: go on with another number of processes than then: over the same data in the
     same order, to the same losses but for rounding, and with other random numbers (dropout).
     Raises FileNotFoundError if there is no checkpoint, DamagedFiles naming the file that is
-    damaged, ValueError naming settings, data, layout or number of processes, then and now, if they
-    differ.
+    damaged, ValueError naming settings, data, collator, layout or number of processes, then and
+    now, if they differ.
     """
     found, model, processor, state = read_unchanged(lambda: find_last(absolute(folder)), read_run)
     settings = settings_to_go_on(found, settings, steps)
@@ -106,6 +108,7 @@ def describe_run(run: TrainingRun) -> dict:
                 for module in (vlm_utils, torch, transformers, accelerate)}
     return {"steps": len(run.history), "of": run.settings.steps, "run": run.name,
             "settings": asdict(run.settings), "data": run.data, "layout": run.layout.name,
+            "model": describe_model(run.model), "collator": name_of(run.loader.collate_fn),
             "processes": run.accelerator.num_processes, "batch_size": "of all processes",
             "versions": versions | {"python": platform.python_version()}}
 
@@ -133,6 +136,8 @@ def read_run(found: Checkpoint) -> tuple:
         raise DamagedFiles(f"{path} cannot be read ({type(error).__name__})") from None
     if missing:
         raise DamagedFiles(f"{path} lacks {sorted(missing)}: it is no state of a training")
+    if "model" in found.facts:              # versions before have not written it
+        restore_model(model, found.facts["model"])
     return found, model, processor, state
 
 
@@ -187,6 +192,10 @@ def refuse_other_data(found: Checkpoint, run: TrainingRun) -> None:
     if run.data != found.facts["data"]:
         raise ValueError(f"{brief(found.path)} was trained on {in_words(found.facts['data'])}, and "
                          f"now it is given {in_words(run.data)}: resume with the same data")
+    collator = name_of(run.loader.collate_fn)
+    if (then := found.facts.get("collator", collator)) != collator:
+        raise ValueError(f"the batches of {brief(found.path)} were made by {then}, and are made by "
+                         f"{collator} now: give resume_run the same collate_fn")
 
 
 # --- random states -------------------------------------------------------------------------------
@@ -224,6 +233,8 @@ def reserve_folder(folder: str | Path | None, run: TrainingRun) -> Iterator[Path
         yield None
         return
     folder, done = absolute(folder), len(run.history)
+    if hasattr(run.model, "peft_config"):
+        note_base(run.model, folder)        # or what is saved could not be loaded again
     with ExitStack() as stack:
         in_first_process(run.accelerator, lambda: stack.enter_context(
             reserve(folder, bytes_needed(run), run.name)))
