@@ -6,13 +6,18 @@ from dataclasses import replace
 import pytest
 import torch
 from accelerate import Accelerator
-from small_models import batch_of, small_base, small_llama
+from small_models import batch_of, small_base
 from small_runs import SETTINGS, losses_of, small_run
 
 from vlm_utils.scaling import add_adapter
 from vlm_utils.training import faster, loop, run
 
 PARTS = faster.PARTS
+
+
+@pytest.fixture(autouse=True)
+def _rows_for_small_models_too(monkeypatch):
+    monkeypatch.setattr(faster, "WORTH_A_CALL", 0)
 
 
 @pytest.fixture
@@ -49,7 +54,7 @@ def learnt(model, batch):
 def assert_same(model, batch, parts=PARTS):
     expected, gradients = learnt(model, batch)
     faster.speed_up(model, parts)
-    assert any(type(m).__name__.startswith("Faster") or getattr(m, "sparse", False)
+    assert any(type(m).__module__ == faster.__name__ or getattr(m, "sparse", False)
                for m in model.modules())
     loss, found = learnt(model, batch)
     assert loss == pytest.approx(expected, abs=1e-5)
@@ -83,6 +88,36 @@ def test_a_mask_that_changes_nothing_shows_that_words_see_only_what_is_before_th
     assert not torch.equal(filled, batch["input_ids"])
     assert base(**batch | {"input_ids": filled}, use_cache=False).loss.item() \
         == pytest.approx(expected, abs=1e-6)
+
+
+def test_samples_in_one_row_are_not_padded_and_do_not_see_each_other(base, batch):
+    """A trap: attention over the whole row. The first sample's loss would see no change, the
+    others' would; so another first sample must leave the states of the others as they are."""
+    faster.speed_up(base)
+    rows = []
+    base.language_model.model.layers[0].mlp.register_forward_hook(
+        lambda module, given, found: rows.append(found.shape[:2]))
+    inner, words = base.language_model.model, int(batch["attention_mask"].sum())
+    embeddings = base.embed(batch["input_ids"], batch["pixel_values"]).detach()
+    other = embeddings.clone()
+    other[0] += 1
+    states, changed = (inner(inputs_embeds=each, attention_mask=batch["attention_mask"],
+                             use_cache=False).last_hidden_state for each in (embeddings, other))
+    assert rows == [(1, words)] * 2
+    assert not torch.allclose(states[0], changed[0], atol=1e-3)
+    torch.testing.assert_close(states[1:], changed[1:], atol=1e-6, rtol=1e-6)
+
+
+def test_a_small_model_is_padded_as_ever(base, batch, monkeypatch):
+    """Many calls of the attention would take longer than its padding."""
+    monkeypatch.undo()
+    assert faster.WORTH_A_CALL > 0
+    model = base.language_model.model
+    faster.speed_up(base)
+    embeddings = base.get_input_embeddings()(batch["input_ids"])
+    assert not model.packs(embeddings, batch["attention_mask"])
+    monkeypatch.setattr(model.config, "hidden_size", 4096)
+    assert model.packs(embeddings, batch["attention_mask"])
 
 
 def test_an_adapter_is_not_passed_over(base, batch):
@@ -188,7 +223,7 @@ def test_in_half_precision_a_training_keeps_transformers_own_parts():
     own = small_run(replace(SETTINGS, steps=1, precision="bf16", checkpoint_every=0))
     types = []
     losses_of(own, on_step=lambda row: types.extend(type(m) for m in own.model.modules()))
-    assert types and not any(each.__name__.startswith("Faster") for each in types)
+    assert types and not any(each.__module__ == faster.__name__ for each in types)
 
 
 @pytest.mark.parametrize("length", [1e-3, 1e3])

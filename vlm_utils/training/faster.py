@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import (
     LlamaAttention,
@@ -155,6 +156,11 @@ class Rotation(Function):
         return KERNELS["rotate"](grad, cos, -sin), None, None
 
 
+# A call of the attention for one sample takes as long as the products of a layer for a token of a
+# model 700 wide: what padding must cost at least, for each sample, before it is worth leaving out.
+WORTH_A_CALL = 700**2
+
+
 # --- the parts of a Llama that use them -------------------------------------------------------
 
 def fits(states: Tensor) -> bool:
@@ -186,7 +192,8 @@ class FasterMLP(LlamaMLP):
 
 class FasterAttention(LlamaAttention):
     def forward(self, hidden_states: Tensor, position_embeddings=None, attention_mask=None,
-                past_key_values=None, **kwargs):
+                past_key_values=None, lengths: list[int] | None = None, **kwargs):
+        """lengths: of the samples, if they lie in one row one after another."""
         if not fits(hidden_states) or past_key_values is not None:
             return super().forward(hidden_states, position_embeddings, attention_mask,
                                    past_key_values, **kwargs)
@@ -201,23 +208,56 @@ class FasterAttention(LlamaAttention):
         queries, keys = Rotation.apply(queries, cos, sin), Rotation.apply(keys, cos, sin)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward)
-        attended, weights = attend(
-            self, *(each.transpose(1, 2) for each in (queries, keys, values)), attention_mask,
-            dropout=self.attention_dropout if self.training else 0.0, scaling=self.scaling,
-            **kwargs)
-        return self.o_proj(attended.flatten(2)), weights
+        heads = [each.transpose(1, 2) for each in (queries, keys, values)]
+        samples = [heads] if lengths is None else \
+            zip(*(each.split(lengths, dim=2) for each in heads), strict=True)
+        attended = [attend(self, *each, attention_mask, scaling=self.scaling, **kwargs,
+                           dropout=self.attention_dropout if self.training else 0.0)
+                    for each in samples]
+        states = [each for each, _ in attended]                     # (batch, length, heads, dim)
+        states = states[0] if lengths is None else torch.cat(states, dim=1)
+        return self.o_proj(states.flatten(2)), attended[0][1]
 
 
 class FasterLlama(LlamaModel):
     """Without a mask if padding is on the right: no word sees what comes after it anyway."""
 
     def forward(self, input_ids=None, attention_mask=None, position_ids=None,
-                past_key_values=None, **kwargs):
+                past_key_values=None, inputs_embeds=None, **kwargs):
         if self.training and past_key_values is None and is_on_the_right(attention_mask):
+            if position_ids is None and self.packs(inputs_embeds, attention_mask):
+                return self.in_one_row(inputs_embeds, attention_mask)
             attention_mask = None
-        return super().forward(input_ids=input_ids, attention_mask=attention_mask,
-                               position_ids=position_ids, past_key_values=past_key_values,
-                               **kwargs)
+        return super().forward(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=position_ids,
+            past_key_values=past_key_values, inputs_embeds=inputs_embeds, **kwargs)
+
+    def packs(self, embeddings: Tensor | None, mask: Tensor) -> bool:
+        return False
+
+
+class PackedLlama(FasterLlama):
+    """All samples of a batch in one row, without padding; each attends to itself alone."""
+
+    def packs(self, embeddings: Tensor | None, mask: Tensor) -> bool:
+        """Is it worth it? Of small models or many short samples, the padding costs less."""
+        padding = mask.numel() - int(mask.sum())
+        worth = padding * self.config.hidden_size**2 > len(mask) * WORTH_A_CALL
+        return worth and embeddings is not None and fits(embeddings) and all(
+            isinstance(layer.self_attn, FasterAttention) for layer in self.layers)
+
+    def in_one_row(self, embeddings: Tensor, mask: Tensor) -> BaseModelOutputWithPast:
+        """As forward, zeros where there is padding. embeddings: (batch, length, dim)."""
+        lengths = mask.sum(dim=1).tolist()
+        places = mask.flatten().nonzero().squeeze(1)                        # (words,)
+        row = embeddings.flatten(0, 1).index_select(0, places).unsqueeze(0)     # (1, words, dim)
+        positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
+        angles = self.rotary_emb(row, positions)
+        for layer in self.layers:
+            row = layer(row, position_embeddings=angles, lengths=lengths)
+        states = torch.zeros_like(embeddings).flatten(0, 1)
+        states = states.index_copy(0, places, self.norm(row).squeeze(0))
+        return BaseModelOutputWithPast(last_hidden_state=states.view(embeddings.shape))
 
 
 def is_on_the_right(mask: Tensor | None) -> bool:
@@ -226,17 +266,19 @@ def is_on_the_right(mask: Tensor | None) -> bool:
 
 
 FASTER = {"mask": (LlamaModel, FasterLlama), "norms": (LlamaRMSNorm, FasterNorm),
-          "gates": (LlamaMLP, FasterMLP), "attention": (LlamaAttention, FasterAttention)}
+          "gates": (LlamaMLP, FasterMLP), "attention": (LlamaAttention, FasterAttention),
+          "rows": (LlamaModel, PackedLlama)}
 PARTS = (*FASTER, "embedding")
 
 
 def speed_up(model: nn.Module, parts: Sequence[str] = PARTS) -> None:
     """Let a model's Llama compute the same in less time, until `slow_down`.
 
-    parts: of PARTS, all by default; `benchmarks/step.py` says what each is worth. "embedding": the
-    gradient of looking words up has a row for each word of the batch, not for the whole vocabulary;
-    if the table is tied to the output layer, it is added to that layer's. Leave it out if several
-    processes train: DDP would take the whole gradient for one with few rows.
+    parts: of PARTS, all by default; `benchmarks/step.py` says what each is worth. "rows" has an
+    effect with "attention" only. "embedding": the gradient of looking words up has a row for each
+    word of the batch, not for the whole vocabulary; if the table is tied to the output layer, it is
+    added to that layer's. Leave it out if several processes train: DDP would take the whole
+    gradient for one with few rows.
     Raises ValueError naming a part that there is not.
     """
     unknown = set(parts) - set(PARTS)
