@@ -1,7 +1,7 @@
 """A training step taken apart: what each change of `vlm_utils.training.faster` is worth.
 
     OMP_NUM_THREADS=1 python benchmarks/step.py --scale real --output benchmarks/step.json
-    python benchmarks/step.py --scale real --rounds 1 --only plain,clipping --profile
+    python benchmarks/step.py --scale real --fraction 10 --passes 0 --only plain,clipping --profile
 
 The steps are those of training.py at its default number of tokens an image: the same samples in the
 same batches, random weights; only the features are noise. Each row keeps the changes of those above
@@ -22,7 +22,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from unittest import mock
@@ -145,7 +145,7 @@ def take_turns(turn: Callable[[dict], None], scale: Scale, seed: int, names: lis
                     steps.take(ROWS[name])
                 say(name + "\n" + trace.key_averages().table(
                     sort_by="self_cpu_time_total", row_limit=30, max_name_column_width=60))
-        turn(found)
+        turn({"rows": found})
 
 
 def train_alone(turn: Callable[[dict], None], scale: Scale, seed: int, name: str,
@@ -178,7 +178,7 @@ def product_speed(side: int = 2048) -> float:
 def main() -> None:
     options = parse()
     same_for_everyone()
-    scale = SCALES[options.scale]
+    scale = smaller(SCALES[options.scale], options.fraction)
     result = {"benchmark": "step", "settings": {
         name: value for name, value in vars(options).items() if name != "output"},
         "default": DEFAULT, "machine": machine("cpu"),
@@ -186,11 +186,12 @@ def main() -> None:
     turns = [name for name in options.only if not ROWS[name].environment]
     worker = Worker(take_turns, scale, options.seed, turns, options.profile)
     try:
-        result |= worker.next()
+        facts = worker.next()
+        result |= {key: facts[key] for key in ("flops", "places", "padding", "first_pass")}
         say(f"{result['padding']:.1%} of {result['places']} places are padding")
         rounds = []
         for number in range(1, options.rounds + 1):
-            rounds.append(worker.next())
+            rounds.append(worker.next()["rows"])
             for name, found in rounds[-1].items():
                 say(f"round {number}: {name:10} {found['cpu_seconds']:.2f} s of processor time, "
                     f"share {found['share']:.3f}")
@@ -199,9 +200,13 @@ def main() -> None:
             write(result, options.output)       # a run that is cut off leaves what it has
     finally:
         worker.stop()
+    losses: dict[str, list[float]] = {}     # of the first row: all others should have its own
     for name in options.only if options.passes else ():
         found = alone(scale, options, name)
+        losses.setdefault("first", found["losses"])
         result["rows"][name] |= {"losses": found["losses"], "peak_mb": found["peak_mb"],
+                                 "losses_apart": max(abs(a - b) for a, b in zip(
+                                     losses["first"], found["losses"], strict=True)),
                                  "alone": {"cpu_seconds": found["cpu_seconds"],
                                            "share": found["share"]}}
         say(f"{name:10} alone: {found['peak_mb']:.0f} MB, losses "
@@ -210,11 +215,22 @@ def main() -> None:
     print(json.dumps(rounded(result)))
 
 
+def smaller(scale: Scale, fraction: int) -> Scale:
+    """The same widths with a fraction of the layers and of the vocabulary."""
+    if fraction == 1:
+        return scale
+    text = {key: scale.text[key] // fraction for key in ("num_hidden_layers", "vocab_size")}
+    return replace(scale, vision=scale.vision | {"num_hidden_layers": 1}, text=scale.text | text)
+
+
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scale", choices=SCALES, default="tiny")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--fraction", type=int, default=1,
+                        help="10: a tenth of the layers and of the vocabulary, for a first look in "
+                             "half a minute (default: 1)")
     parser.add_argument("--rounds", type=int, default=3, help="timed turns of each (default: 3)")
     parser.add_argument("--passes", type=int, default=2,
                         help="of each alone, for losses and memory; 0 for not (default: 2)")
