@@ -11,14 +11,13 @@ another program on the same core disturbs less than the clock: `share` is the ti
 products would do the useful operations of a pass, over the time of the pass.
 
 Then each row trains from the same weights in a process of its own: its losses, and the most memory
-that it took. "huge pages" is torch's own switch, an environment variable, and so has no turn.
+that it took.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -47,8 +46,6 @@ from vlm_utils.collate import LengthGroupedSampler, collate
 from vlm_utils.datasets import EncodedSamples, TaskDataset
 from vlm_utils.training import TrainingSettings, faster, loop, make_optimizer, training_step
 
-HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}
-
 
 @dataclass(frozen=True)
 class Row:
@@ -58,7 +55,6 @@ class Row:
     parts: tuple[str, ...] = ()
     clipping: bool = False
     compiled: bool = False
-    environment: tuple[tuple[str, str], ...] = ()
 
 
 PARTS = faster.PARTS        # mask, norms, gates, attention, rows, embedding
@@ -72,8 +68,6 @@ ROWS = {
     "embedding": Row("rows of the looked-up words added to the head's gradient", PARTS),
     "clipping": Row("short gradients are not multiplied by 1", PARTS, True),
     "compiled": Row("what is between the products compiled (off by default)", PARTS, True, True),
-    "huge pages": Row("compiled, and THP_MEM_ALLOC_ENABLE=1 (off by default)", PARTS, True, True,
-                      tuple(HUGE_PAGES.items())),
 }
 DEFAULT = "clipping"        # the row that `train` takes on a CPU
 
@@ -183,8 +177,7 @@ def main() -> None:
         name: value for name, value in vars(options).items() if name != "output"},
         "default": DEFAULT, "machine": machine("cpu"),
         "rows": {name: {"change": ROWS[name].change} for name in options.only}}
-    turns = [name for name in options.only if not ROWS[name].environment]
-    worker = Worker(take_turns, scale, options.seed, turns, options.profile)
+    worker = Worker(take_turns, scale, options.seed, options.only, options.profile)
     try:
         facts = worker.next()
         result |= {key: facts[key] for key in ("flops", "places", "padding", "first_pass")}
@@ -195,7 +188,7 @@ def main() -> None:
             for name, found in rounds[-1].items():
                 say(f"round {number}: {name:10} {found['cpu_seconds']:.2f} s of processor time, "
                     f"share {found['share']:.3f}")
-            for name in turns:
+            for name in options.only:
                 result["rows"][name] |= summary([each[name] for each in rounds])
             write(result, options.output)       # a run that is cut off leaves what it has
     finally:
@@ -254,8 +247,7 @@ def summary(rounds: list[dict]) -> dict:
 
 def alone(scale: Scale, options: argparse.Namespace, name: str) -> dict:
     """The result of train_alone, in a process with the row's environment."""
-    with mock.patch.dict(os.environ, dict(ROWS[name].environment)):
-        worker = Worker(train_alone, scale, options.seed, name, options.passes)
+    worker = Worker(train_alone, scale, options.seed, name, options.passes)
     try:
         return worker.next()
     finally:

@@ -1,6 +1,8 @@
 """The faster parts of a Llama compute what transformers' own compute, and leave no trace."""
 
 import copy
+import shutil
+import sys
 from dataclasses import replace
 
 import pytest
@@ -162,6 +164,15 @@ def test_embeddings_that_are_not_tied_keep_their_dense_gradient(processor, batch
     assert model.get_output_embeddings().weight is not model.get_input_embeddings().weight
     assert_same(model, batch, ["norms", "embedding"])
     assert not model.get_input_embeddings().weight.grad.is_sparse
+
+
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("g++") is None,
+                    reason="torch.compile needs a C++ compiler: g++ was not found")
+def test_compiled_they_compute_the_same(base, batch, monkeypatch):
+    monkeypatch.setattr(faster, "KERNELS", dict(faster.KERNELS))
+    faster.compile_kernels()
+    assert not set(faster.KERNELS.values()) & set(faster.PLAIN_KERNELS.values())
+    assert_same(base, batch)
 
 
 def test_names_of_weights_and_answers_stay(base, batch, processor, make_sample):

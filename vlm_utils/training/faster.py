@@ -208,12 +208,11 @@ class FasterAttention(LlamaAttention):
         queries, keys = Rotation.apply(queries, cos, sin), Rotation.apply(keys, cos, sin)
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward)
-        heads = [each.transpose(1, 2) for each in (queries, keys, values)]
-        samples = [heads] if lengths is None else \
-            zip(*(each.split(lengths, dim=2) for each in heads), strict=True)
-        attended = [attend(self, *each, attention_mask, scaling=self.scaling, **kwargs,
-                           dropout=self.attention_dropout if self.training else 0.0)
-                    for each in samples]
+        samples = [(queries, keys, values)] if lengths is None else \
+            zip(*(each.split(lengths, dim=1) for each in (queries, keys, values)), strict=True)
+        attended = [attend(self, *(each.transpose(1, 2) for each in sample), attention_mask,
+                           dropout=self.attention_dropout if self.training else 0.0,
+                           scaling=self.scaling, **kwargs) for sample in samples]
         states = [each for each, _ in attended]                     # (batch, length, heads, dim)
         states = states[0] if lengths is None else torch.cat(states, dim=1)
         return self.o_proj(states.flatten(2)), attended[0][1]
