@@ -10,8 +10,8 @@ timed right before and after each pass. All of that by processor time (of all th
 another program on the same core disturbs less than the clock: `share` is the time in which such
 products would do the useful operations of a pass, over the time of the pass.
 
-Then each row trains from the same weights in a process of its own: its losses, and the most memory
-that it took.
+Then the first row, `train`'s default and the compiled one train from the same weights, each in a
+process of its own: their losses, and the most memory that they took.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ ROWS = {
     "compiled": Row("what is between the products compiled (off by default)", PARTS, True, True),
 }
 DEFAULT = "clipping"        # the row that `train` takes on a CPU
+ALONE = "plain", DEFAULT, "compiled"
 
 
 class Steps:
@@ -194,7 +195,8 @@ def main() -> None:
     finally:
         worker.stop()
     losses: dict[str, list[float]] = {}     # of the first row: all others should have its own
-    for name in options.only if options.passes else ():
+    alone_too = [name for name in options.only if name in ALONE and options.passes]
+    for name in alone_too:
         found = alone(scale, options, name)
         losses.setdefault("first", found["losses"])
         result["rows"][name] |= {"losses": found["losses"], "peak_mb": found["peak_mb"],
