@@ -127,7 +127,7 @@ def train_ours(turn: Callable[[dict], None], job: Job, tokens: int, batch_size: 
             steps=steps * (job.passes + 1), batch_size=batch_size, optimizer=optimizer,
             learning_rate=LEARNING_RATES[optimizer], warmup_steps=0,
             precision="bf16" if job.device == "cuda" else "no", seed=job.seed)
-        facts = {"encoding_seconds": encoding, "flops": _useful_flops(job.scale, samples),
+        facts = {"encoding_seconds": encoding, "flops": useful_flops(job.scale, samples),
                  "samples": len(dataset)}
         losses: list[float] = []
         started = time.perf_counter()
@@ -162,7 +162,7 @@ def _encode(job: Job, model: MultiImageVLM, processor: MultiImageProcessor,
     return dataset, time.perf_counter() - started
 
 
-def _useful_flops(scale: Scale, samples) -> float:
+def useful_flops(scale: Scale, samples) -> float:
     """Operations of one pass that training cannot do without: no padding, no masked attention.
 
     Twice forward is backward (Kaplan et al. 2020). The output layer counts for answers only.

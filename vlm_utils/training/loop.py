@@ -24,6 +24,7 @@ from vlm_utils.training.checkpoints import (
     reserve_folder,
     save_checkpoint,
 )
+from vlm_utils.training.faster import clip_gradients
 from vlm_utils.training.run import TrainingRun
 
 
@@ -49,7 +50,7 @@ def training_step(accelerator: Accelerator, model: nn.Module, optimizer,
     if not np.isfinite(total):
         raise FloatingPointError(f"the loss is {total}: lower the learning rate, or look for a "
                                  "sample without an answer")
-    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    clip_gradients(accelerator, model, max_grad_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return total
@@ -65,7 +66,7 @@ def train(run: TrainingRun, folder: str | Path | None = None,
     """
     settings, batches = run.settings, run.batches()
     started = time.perf_counter() - (run.history[-1]["seconds"] if run.history else 0)
-    run.model.train()
+    run.take_model()
     try:
         with reserve_folder(folder, run) as folder, StopButton() as stop, \
                 show_progress(run) as line:
