@@ -7,7 +7,7 @@ from transformers import LogitsProcessor
 
 from vlm_utils.answering import answer_sample
 from vlm_utils.architecture import MultiImageVLM
-from vlm_utils.cross_attention import AskedImages, ask
+from vlm_utils.cross_attention import AskedImages, ask, asking
 from vlm_utils.datasets import Sample
 
 # They share a beginning, or none; images stand in front, in the middle, at the end, or unnamed.
@@ -81,6 +81,121 @@ def test_questions_beside_the_images_are_answered_together_from_one_copy_of_them
         assert read == [(rows, kept.untyped_storage().data_ptr()) for rows in (4, 4, 2)]
         assert kept.untyped_storage().nbytes() == kept.nbytes == asked.kept.num_bytes
 
+
+# --- together, in one row ----------------------------------------------------------------------
+
+FRONT = ["What changed?", "What changed over time?", "Is there a road?", "Describe the image.",
+         "Is there a lake in the top left?"]
+
+
+@pytest.fixture
+def in_sequence(processor):
+    return small_base(processor), processor
+
+
+def calls_of(model, monkeypatch) -> list[dict]:
+    """What the language model's body is called with from now on."""
+    calls, forward = [], model.language_model.model.forward
+    monkeypatch.setattr(model.language_model.model, "forward",
+                        lambda **given: calls.append(given) or forward(**given))
+    return calls
+
+
+def test_questions_in_the_sequence_are_answered_together_from_one_cache(
+        in_sequence, images, monkeypatch):
+    """One row for all of them: the beginning is read once, and every step is one call."""
+    model, processor = in_sequence
+    expected = [alone(in_sequence, images, question) for question in FRONT]
+    asked = AskedImages(model, processor, images)
+    calls = calls_of(model, monkeypatch)
+    assert asked.answers(FRONT, **LONG) == expected
+    assert len(set(expected)) == len(FRONT)
+    prompts = [processor.encode_prompt("<image><image>" + question, 2) for question in FRONT]
+    shared = min(asking.shared_beginning(prompts[0], ids) for ids in prompts[1:])
+    lengths = [given["inputs_embeds"].shape[:2] for given in calls]
+    rests = sum(len(ids) - shared for ids in prompts)
+    assert lengths == [(1, shared), (1, rests)] + [(1, len(FRONT))] * 5
+    assert {id(given["past_key_values"]) for given in calls} == {id(asked.kept.cache)}
+    # Of the questions and their answers nothing is kept.
+    assert asked.kept.ids == prompts[0][:shared]
+    assert asked.kept.num_bytes == shared * 2 * 2 * 16 * 4  # layers, keys and values, 4 bytes
+    assert asked.answer(FRONT[1], **LONG) == expected[1]
+
+
+def test_questions_in_one_row_do_not_see_each_other(in_sequence, images, monkeypatch):
+    """A trap: with the ordinary causal mask each would see those that stand before it."""
+    expected = [alone(in_sequence, images, question) for question in FRONT]
+    mask = asking.SharedRow._mask
+
+    def causal(self, before, dtype):
+        own = mask(self, before, dtype)
+        return torch.full_like(own, torch.finfo(dtype).min).triu(self.beginning + before + 1)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(asking.SharedRow, "_mask", causal)
+        mixed = ask(*in_sequence, images, FRONT, **LONG)
+    assert mixed[0] == expected[0] and mixed != expected
+    assert ask(*in_sequence, images, FRONT, **LONG) == expected
+
+
+def test_answers_in_one_row_end_at_different_places(in_sequence, images):
+    """A trap: one that has ended must not take the others with it, and is not read any more."""
+    model, processor = in_sequence
+    new = [processor.tokenizer.encode(alone(in_sequence, images, question)) for question in FRONT]
+    ends = sorted({tokens[k] for k, tokens in enumerate(new) if k < len(tokens)})
+    for eos in (ends, ends[0], None):
+        settings = {"max_new_tokens": 6, "eos_token_id": eos}
+        expected = [answer_sample(model, processor, Sample(
+            images, "<image><image>" + question, None, "any"), **settings) for question in FRONT]
+        assert ask(model, processor, images, FRONT, **settings) == expected
+    assert len({len(answer) for answer in expected}) > 1
+    least = {"max_new_tokens": 6, "min_new_tokens": 3, "eos_token_id": ends}
+    assert ask(model, processor, images, FRONT, **least) == [
+        alone(in_sequence, images, question, **least) for question in FRONT]
+
+
+@pytest.mark.parametrize("changes", [
+    {"no_repeat_ngram_size": 1}, {"suppress_tokens": [3, 4, 5]}, {"min_new_tokens": 4}], ids=str)
+def test_what_the_model_asks_for_itself_counts_for_many_questions(design, images, changes):
+    """A trap: a loop of one's own that takes the largest logit would not know of it."""
+    for name, value in changes.items():
+        setattr(design[0].generation_config, name, value)
+    expected = [alone(design, images, question, max_new_tokens=8) for question in FRONT]
+    assert ask(*design, images, FRONT, **LONG | {"max_new_tokens": 8}) == expected
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_one_row_with_each_kind_of_attention(in_sequence, images, monkeypatch, attention):
+    model, processor = in_sequence
+    model.language_model.set_attn_implementation(attention)
+    expected = [alone(in_sequence, images, question) for question in FRONT]
+    calls = calls_of(model, monkeypatch)
+    assert ask(model, processor, images, FRONT, **LONG) == expected
+    assert len(calls) == 7
+
+
+def test_after_interrupted_questions_in_one_row_the_next_are_answered_rightly(
+        in_sequence, images, monkeypatch):
+    """A trap: the cache then holds what was read of them."""
+    expected = [alone(in_sequence, images, question) for question in FRONT]
+    asked, read = AskedImages(*in_sequence, images), asking.SharedRow.read
+
+    def interrupted(self, tokens):
+        found = read(self, tokens)
+        if len(self.owners) > 60:
+            raise KeyboardInterrupt
+        return found
+
+    with monkeypatch.context() as changed:
+        changed.setattr(asking.SharedRow, "read", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            asked.answers(FRONT, max_new_tokens=60, min_new_tokens=60)
+    assert asked.kept.cache.get_seq_length() > len(asked.kept.ids)
+    assert asked.answers(FRONT, **LONG) == expected
+    assert [asked.answer(question, **LONG) for question in FRONT] == expected
+
+
+# -----------------------------------------------------------------------------------------------
 
 def test_beams_that_the_model_asks_for_itself(design, images):
     design[0].generation_config.num_beams = 3

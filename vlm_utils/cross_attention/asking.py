@@ -1,7 +1,8 @@
 """Many questions about the same images: what was computed of the images is kept.
 
 Beside the sequence these are the images' keys and values in every block; in the sequence it is the
-cache of the prompt's beginning, up to where the next prompt differs from it.
+cache of the prompt's beginning, up to where the next prompt differs from it. Either way, questions
+that are asked together are answered together, and read one copy of it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,11 @@ AT_ONCE = 32        # questions in one batch
 # Arguments of `generate` that leave greedy decoding what it is.
 GREEDY = {"do_sample", "max_new_tokens", "min_new_tokens", "pad_token_id", "eos_token_id",
           "use_cache"}
+# What a model's generation_config may hold without a say in greedy decoding. are_told_apart looks
+# at beams and penalties.
+PLAIN = {"bos_token_id", "eos_token_id", "pad_token_id", "do_sample", "temperature", "top_k",
+         "top_p", "max_length", "max_new_tokens", "use_cache", "num_beams", "num_return_sequences",
+         "repetition_penalty", "transformers_version", "_from_model_config"}
 
 
 def ask(model: MultiImageVLM, processor: MultiImageProcessor, images: Sequence[Image.Image],
@@ -154,24 +160,36 @@ class KeptInSequence:
         """Every prompt that the processor makes fits: `embed` counts again."""
 
     def generate(self, prompts: Sequence[list[int]], settings: dict) -> list[Tensor]:
-        """New token ids of each prompt, one after the other: each begins with the cache of the
-        last, and in a batch each would need a copy of it."""
-        return [self._generate(ids, settings) for ids in prompts]
+        """New token ids of each prompt. Those that are equal up to their last image are answered
+        together, from one cache; the others one after the other, each beginning with the cache of
+        the last. In an ordinary batch each would need a copy of it."""
+        new: dict[int, Tensor] = {}
+        for group in self._groups(prompts):
+            if len(group) == 1 or not can_share_a_row(self.model):
+                found = [self._generate(prompts[k], settings) for k in group]
+            else:
+                found = self._together([prompts[k] for k in group], settings)
+            new |= zip(group, found, strict=True)
+        return [new[k] for k in range(len(prompts))]
+
+    def _groups(self, prompts: Sequence[list[int]]) -> list[list[int]]:
+        """Positions of prompts that are equal up to their last image."""
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for position, ids in enumerate(prompts):
+            end = max((k + 1 for k, token in enumerate(ids)
+                       if token == self.model.config.image_token_id), default=0)
+            groups.setdefault(tuple(ids[:end]), []).append(position)
+        return list(groups.values())
 
     def _generate(self, ids: list[int], settings: dict) -> Tensor:
-        input_ids = torch.tensor([ids], device=self.model.device)
-        shared = shared_beginning(self.ids, ids[:-1])       # the last place gives the first answer
-        if self.model.config.image_token_id in ids[shared:]:
-            self._read(input_ids[:, :-1])
-            shared = len(ids) - 1
-        self.ids = ids[:shared]         # stays true if an error or the stop button ends the next
-        self._keep_beginning()
+        self._hold(ids[:-1])                                # the last place gives the first answer
         cache = self.cache
         if (rows := sequences_of(self.model, settings)) > 1:
             cache = copy.deepcopy(cache)                    # every beam has a sequence of its own
             cache.batch_repeat_interleave(rows)
         # Embeddings, as one question alone: a penalty for repeating then counts new tokens only.
         # What the cache holds is not read, so the images need not stand at their places.
+        input_ids = torch.tensor([ids], device=self.model.device)
         new = self.model.language_model.generate(
             inputs_embeds=self.model.get_input_embeddings()(input_ids), past_key_values=cache,
             attention_mask=torch.ones_like(input_ids), **settings)
@@ -179,6 +197,41 @@ class KeptInSequence:
             self.ids = ids
             self._keep_beginning()
         return new[0]
+
+    def _together(self, prompts: Sequence[list[int]], settings: dict) -> list[Tensor]:
+        """Greedy answers to prompts that share all images, from one cache and without a copy of it.
+
+        A prompt that has given its end token drops out, the others go on.
+        """
+        self._hold(prompts[0][:min(shared_beginning(prompts[0], ids[:-1]) for ids in prompts)])
+        row = SharedRow(self.model, self.cache, len(prompts))
+        ends, least = end_tokens(self.model, settings), settings.get("min_new_tokens") or 0
+        answers: list[list[int]] = [[] for _ in prompts]
+        tokens = {k: ids[len(self.ids):] for k, ids in enumerate(prompts)}
+        for count in range(settings["max_new_tokens"]):
+            logits = row.read(tokens)                               # (those that go on, vocabulary)
+            if count < least:
+                logits[:, ends] = float("-inf")
+            chosen = dict(zip(tokens, logits.argmax(dim=-1).tolist(), strict=True))
+            for k, token in chosen.items():
+                answers[k].append(token)
+            tokens = {k: [token] for k, token in chosen.items() if token not in ends}
+            if not tokens:
+                break
+        self._keep_beginning()
+        return [torch.tensor(each) for each in answers]
+
+    def _hold(self, ids: list[int]) -> None:
+        """Make the cache hold this beginning of a prompt and, if that has to be read, no more.
+
+        If the next step is interrupted, `ids` says what of the cache is still true.
+        """
+        shared = shared_beginning(self.ids, ids)
+        if self.model.config.image_token_id in ids[shared:]:
+            self._read(torch.tensor([ids], device=self.model.device))
+            shared = len(ids)
+        self.ids = ids[:shared]
+        self._keep_beginning()
 
     def _keep_beginning(self) -> None:
         """Of the cache what belongs to `ids`; the rest goes."""
@@ -191,6 +244,64 @@ class KeptInSequence:
         embeds = self.model.embed(input_ids, image_features=self.features)
         self.model.language_model.model(inputs_embeds=embeds, past_key_values=self.cache,
                                         use_cache=True)
+
+
+class SharedRow:
+    """Several prompts after a beginning that a cache holds: in one row, and apart from each other.
+
+    Their tokens are added to the cache as they come. The mask shows each place the beginning and
+    the earlier places of its own prompt; positions count as if its prompt were alone.
+    """
+
+    def __init__(self, model: MultiImageVLM, cache: DynamicCache, prompts: int):
+        self.model, self.cache, self.beginning = model, cache, cache.get_seq_length()
+        self.owners: list[int] = []                         # of each place after the beginning
+        self.lengths = [self.beginning] * prompts
+
+    def read(self, tokens: dict[int, list[int]]) -> Tensor:
+        """What comes after each prompt's new tokens: logits (prompts named, vocabulary)."""
+        before, positions = len(self.owners), []
+        for k, new in tokens.items():
+            self.owners += [k] * len(new)
+            positions += range(self.lengths[k], self.lengths[k] + len(new))
+            self.lengths[k] += len(new)
+        device = self.model.device
+        input_ids = torch.tensor([[token for new in tokens.values() for token in new]],
+                                 device=device)                         # (1, places)
+        language_model = self.model.language_model
+        embeds = language_model.get_input_embeddings()(input_ids)
+        states = language_model.model(
+            inputs_embeds=embeds, attention_mask=self._mask(before, embeds.dtype).to(device),
+            position_ids=torch.tensor([positions], device=device), past_key_values=self.cache,
+            use_cache=True).last_hidden_state[0]                        # (places, dim)
+        last = torch.tensor([len(new) for new in tokens.values()]).cumsum(0) - 1
+        return language_model.lm_head(states[last.to(device)])
+
+    def _mask(self, before: int, dtype: torch.dtype) -> Tensor:
+        """What the places from `before` on see, as numbers that are added to the attention's:
+        (1, 1, places, beginning + all places)."""
+        owners, order = torch.tensor(self.owners), torch.arange(len(self.owners))
+        sees = (owners[before:, None] == owners) & (order[before:, None] >= order)
+        sees = torch.nn.functional.pad(sees, (self.beginning, 0), value=True)
+        hidden = torch.zeros(sees.shape, dtype=dtype).masked_fill(~sees, torch.finfo(dtype).min)
+        return hidden[None, None]
+
+
+def can_share_a_row(model: MultiImageVLM) -> bool:
+    """Is a Llama asked, whose layers take a mask and positions as they are given, and is the
+    largest logit all that its configuration for generating asks for?"""
+    asked = {name for name, value in model.generation_config.to_diff_dict().items()
+             if value is not None}
+    config = model.language_model.config
+    return (config.model_type == "llama" and asked <= PLAIN
+            and config._attn_implementation in ("sdpa", "eager"))
+
+
+def end_tokens(model: MultiImageVLM, settings: dict) -> list[int]:
+    """The tokens that end an answer, none or several."""
+    ends = settings.get("eos_token_id")
+    ends = model.generation_config.eos_token_id if ends is None else ends
+    return [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
 
 
 def shared_beginning(first: Sequence[int], second: Sequence[int]) -> int:
