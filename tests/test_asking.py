@@ -134,7 +134,7 @@ def test_questions_in_one_row_do_not_see_each_other(in_sequence, images, monkeyp
     with monkeypatch.context() as changed:
         changed.setattr(asking.SharedRow, "_mask", causal)
         mixed = ask(*in_sequence, images, FRONT, **LONG)
-    assert mixed[0] == expected[0] and mixed != expected
+    assert sum(one != other for one, other in zip(mixed, expected, strict=True)) > 2
     assert ask(*in_sequence, images, FRONT, **LONG) == expected
 
 

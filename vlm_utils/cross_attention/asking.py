@@ -28,7 +28,8 @@ GREEDY = {"do_sample", "max_new_tokens", "min_new_tokens", "pad_token_id", "eos_
 # at beams and penalties.
 PLAIN = {"bos_token_id", "eos_token_id", "pad_token_id", "do_sample", "temperature", "top_k",
          "top_p", "max_length", "max_new_tokens", "use_cache", "num_beams", "num_return_sequences",
-         "repetition_penalty", "transformers_version", "_from_model_config"}
+         "repetition_penalty", "output_attentions", "output_hidden_states", "transformers_version",
+         "_from_model_config"}
 
 
 def ask(model: MultiImageVLM, processor: MultiImageProcessor, images: Sequence[Image.Image],
