@@ -233,9 +233,9 @@ def test_designs_are_trained_seed_by_seed_with_the_steps_of_the_first_call(
         return measured({"beside": 0.9, "in sequence": 0.4}[design], seed).drop(
             columns="gates").assign(samples=samples)
 
-    def run(seeds: int) -> dict:
+    def run(seeds: int, *more: str) -> dict:
         asked.clear()
-        monkeypatch.setattr("sys.argv", ["x", "--seeds", str(seeds), "--seconds", "60",
+        monkeypatch.setattr("sys.argv", ["x", "--seeds", str(seeds), "--seconds", "60", *more,
                                          "--samples", "50", "--output", str(output)])
         designs.main()
         line = capsys.readouterr().out.splitlines()[-1]
@@ -245,9 +245,12 @@ def test_designs_are_trained_seed_by_seed_with_the_steps_of_the_first_call(
     monkeypatch.setattr(designs, "train_and_measure", pretend)
     monkeypatch.setattr(designs, "steps_that_fit",
                         lambda seconds: {"in sequence": 5 * seconds, "beside": 6 * seconds})
-    run(1)
-    assert asked == [("in sequence", 0, 300, 50), ("beside", 0, 360, 50)]
+    first = run(3, "--runs", "1")
+    assert asked == [("in sequence", 0, 300, 50)] and first["settings"]["seeds"] == 0
     monkeypatch.setattr(designs, "steps_that_fit", None)        # measured once and for all
+    assert {row["arm"] for row in first["rows"]} == {"in sequence"}
+    run(1)
+    assert asked == [("beside", 0, 360, 50)]
     report = run(3)
     assert [each[:2] for each in asked] == [
         ("in sequence", 1), ("beside", 1), ("in sequence", 2), ("beside", 2)]
