@@ -26,6 +26,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -38,7 +39,6 @@ from common import (
     make_ours,
     same_for_everyone,
     say,
-    seconds_of,
     synchronize,
 )
 from PIL import Image
@@ -98,36 +98,57 @@ def cache_bytes(cache: DynamicCache) -> int:
     return sum(part.nbytes for layer in cache.layers for part in (layer.keys, layer.values))
 
 
-def measure_answers(designs: dict, device: str, rounds: int, seed: int) -> list[dict]:
+@dataclass(frozen=True)
+class Timer:
+    """Seconds of an action: those that pass, or with time.process_time those of the processor."""
+
+    device: str
+    rounds: int = 1
+    clock: Callable[[], float] = time.perf_counter
+
+    def once(self, action: Callable[[], object]) -> tuple[float, object]:
+        """Its seconds and its result."""
+        synchronize(self.device)
+        started = self.clock()
+        result = action()
+        synchronize(self.device)
+        return self.clock() - started, result
+
+    def median(self, action: Callable[[], object]) -> float:
+        return statistics.median(self.once(action)[0] for _ in range(self.rounds))
+
+
+def measure_answers(designs: dict, timer: Timer, seed: int) -> list[dict]:
     """Tokens, seconds and bytes of each design and number of images."""
-    features = random_features(designs, device, seed)
-    return [measure_answer(name, designs, device, rounds, features, count)
+    features = random_features(designs, seed)
+    return [measure_answer(name, designs, timer, features, count)
             for count in COUNTS for name in designs]
 
 
-def measure_batches(designs: dict, device: str, rounds: int, seed: int) -> list[dict]:
+def measure_batches(designs: dict, timer: Timer, seed: int) -> list[dict]:
     """The same of several prompts at once."""
-    features = random_features(designs, device, seed)
-    return [measure_answer(name, designs, device, rounds, features, BATCH_IMAGES, prompts)
+    features = random_features(designs, seed)
+    return [measure_answer(name, designs, timer, features, BATCH_IMAGES, prompts)
             for prompts in BATCHES for name in designs]
 
 
-def random_features(designs: dict, device: str, seed: int) -> Tensor:
+def random_features(designs: dict, seed: int) -> Tensor:
     """Of as many images as any prompt holds: (images, patches, vision_dim)."""
-    config = designs["in sequence"][0].config
+    model = designs["in sequence"][0]
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(max(COUNTS), config.patches_per_image, config.vision_config.hidden_size,
-                       generator=generator).to(device)
+    return torch.randn(
+        max(COUNTS), model.config.patches_per_image, model.config.vision_config.hidden_size,
+        generator=generator).to(model.device)
 
 
-def measure_answer(name: str, designs: dict, device: str, rounds: int, features: Tensor,
+def measure_answer(name: str, designs: dict, timer: Timer, features: Tensor,
                    count: int, prompts: int = 1) -> dict:
     """Tokens of a row, seconds and bytes of one design, number of images and of prompts."""
     model, processor = designs[name]
     batch = prompt_batch(model, processor, count, features, prompts)
     kept = answer(model, batch, 2)[1]
-    first = median_seconds(lambda: answer(model, batch, 1), rounds, device)
-    whole = median_seconds(lambda: answer(model, batch, NEW_TOKENS), rounds, device)
+    first = timer.median(lambda: answer(model, batch, 1))
+    whole = timer.median(lambda: answer(model, batch, NEW_TOKENS))
     each = (whole - first) / (NEW_TOKENS - 1)
     say(f"{count:2} images, {prompts} at once, {name}: {first:.3f} s to the first token, "
         f"{each:.4f} s for each after it, {kept / 1e6:.1f} MB")
@@ -136,11 +157,7 @@ def measure_answer(name: str, designs: dict, device: str, rounds: int, features:
             "bytes": kept}
 
 
-def median_seconds(action: Callable[[], object], rounds: int, device: str) -> float:
-    return statistics.median(seconds_of(action, device) for _ in range(rounds))
-
-
-def measure_asking(designs: dict, scale: Scale, device: str, seed: int) -> list[dict]:
+def measure_asking(designs: dict, scale: Scale, timer: Timer, seed: int) -> list[dict]:
     """16 questions about 8 images: seconds one by one and with `ask`, and are answers equal?"""
     generator = torch.Generator().manual_seed(seed)
     side = scale.image_size
@@ -149,20 +166,19 @@ def measure_asking(designs: dict, scale: Scale, device: str, seed: int) -> list[
         for _ in range(8)]
     rows = []
     for name, (model, processor) in designs.items():
-        synchronize(device)
-        started = time.perf_counter()
-        alone = [answer_sample(model, processor, Sample(images, IMAGE_TOKEN * 8 + text, None, "q"),
-                               ASKED_TOKENS) for text in QUESTIONS]
-        synchronize(device)
-        one_by_one = time.perf_counter() - started
-        together = ask(model, processor, images, QUESTIONS, ASKED_TOKENS)
-        synchronize(device)
-        seconds = time.perf_counter() - started - one_by_one
+        samples = [Sample(images, IMAGE_TOKEN * 8 + text, None, "q") for text in QUESTIONS]
+        one_by_one, alone = timer.once(partial(answer_each, model, processor, samples))
+        seconds, together = timer.once(
+            partial(ask, model, processor, images, QUESTIONS, ASKED_TOKENS))
         rows.append({"design": name, "questions": len(QUESTIONS), "images": 8,
                      "one by one": one_by_one, "ask": seconds, "equal": alone == together})
         say(f"{name}: {one_by_one:.1f} s one by one, {seconds:.1f} s with ask, "
             f"answers equal: {alone == together}")
     return rows
+
+
+def answer_each(model, processor, samples: list[Sample]) -> list[str]:
+    return [answer_sample(model, processor, sample, ASKED_TOKENS) for sample in samples]
 
 
 def main() -> None:
@@ -176,13 +192,15 @@ def main() -> None:
               "machines": {}}
     if options.output and options.output.exists():
         report = kept_report(options.output, report)
-    measures = {
-        "answers": lambda: measure_answers(designs, options.device, options.rounds, options.seed),
-        "batches": lambda: measure_batches(designs, options.device, options.rounds, options.seed),
-        "asking": lambda: measure_asking(designs, scale, options.device, options.seed)}
+    timer = Timer(options.device, options.rounds,
+                  time.process_time if options.processor_time else time.perf_counter)
+    measures = {"answers": partial(measure_answers, designs, timer, options.seed),
+                "batches": partial(measure_batches, designs, timer, options.seed),
+                "asking": partial(measure_asking, designs, scale, timer, options.seed)}
     for part in options.only:
         report[part] = measures[part]()
-        report["machines"][part] = machine(options.device)
+        report["machines"][part] = machine(options.device) | {
+            "seconds of": "the processor" if options.processor_time else "the clock"}
     result = json.dumps(report)
     print(result)
     if options.output:
@@ -199,7 +217,13 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3, help="of each; the median counts")
     parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
+    parser.add_argument("--processor-time", action="store_true",
+                        help="count the processor's seconds, of all threads together: for a "
+                             "machine that does other work meanwhile; on a CPU with one thread")
     options = parser.parse_args()
+    if options.processor_time and (options.device != "cpu" or torch.get_num_threads() > 1):
+        parser.error("--processor-time is for --device cpu and one thread (OMP_NUM_THREADS=1): "
+                     "waiting threads would count, and a GPU's work would not")
     if options.rounds < 1:
         parser.error("--rounds is at least 1")
     if options.output and not options.output.parent.is_dir():

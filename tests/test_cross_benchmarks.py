@@ -291,6 +291,7 @@ def test_costs_are_measured_for_each_design_and_number_of_images(
         assert batches[design, 3]["bytes"] == 3 * batches[design, 1]["bytes"]
         assert batches[design, 3]["images"] == 4
     assert report["machines"].keys() == set(costs.PARTS)
+    assert {each["seconds of"] for each in report["machines"].values()} == {"the clock"}
     assert [row["design"] for row in report["asking"]] == designs
     assert all(row["equal"] and row["questions"] == 3 and row["images"] == 8
                for row in report["asking"])
@@ -311,6 +312,20 @@ def test_one_part_is_measured_again_and_the_others_are_kept(
     assert report["machines"]["answers"] == {"cores": 64} != report["machines"]["asking"]
     with pytest.raises(ValueError, match="has scale tiny, not real"):
         costs.kept_report(path, kept | {"scale": "real"})
+
+
+def test_seconds_of_the_processor_leave_out_waiting(costs, monkeypatch):
+    """Or another program's work would count. With two threads, one that waits counts as well."""
+    waiting = costs.Timer("cpu", 3, time.process_time)
+    assert waiting.median(lambda: time.sleep(0.1)) < 0.1 <= costs.Timer("cpu").median(
+        lambda: time.sleep(0.1))
+    assert waiting.once(lambda: 7)[1] == 7
+    monkeypatch.setattr("sys.argv", ["x", "--processor-time"])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert costs.parse_options().processor_time
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(SystemExit):
+        costs.parse_options()
 
 
 def test_the_bytes_are_those_of_all_keys_and_values(costs):
