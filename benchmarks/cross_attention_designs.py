@@ -37,7 +37,7 @@ from vlm_utils.loading import load_base_model
 from vlm_utils.profiles import get_device, get_profile
 
 DESIGNS = ("in sequence", "beside")
-PACE_STEPS, PACE_ROUNDS = 30, 3
+PACE_STEPS, PACE_ROUNDS = 20, 3
 
 
 def make_model(design: str, seed: int):
