@@ -13,7 +13,7 @@ and the other one starts with copies of it in a new place.
 
 Intervals and `differs` are those of ablations.py. The last line is JSON, which --output also writes
 to a file, after each training. If the file is there already, its steps and trainings are kept: so
-seeds can be added one by one, and --runs 1 adds a single training.
+seeds can be added one by one, as --runs 1 does.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def parse_options() -> argparse.Namespace:
             ("samples", 500, "test questions of each task and number of images")):
         parser.add_argument(f"--{name}", type=at_least_one, default=default,
                             help=f"{text} (default: {default})")
-    parser.add_argument("--runs", type=at_least_one, help="at most so many trainings now")
+    parser.add_argument("--runs", type=at_least_one, help="at most so many seeds now, each "
+                        "of both designs, so that both meet the same conditions")
     parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
     options = parser.parse_args()
     if options.output and not options.output.parent.is_dir():
@@ -119,8 +120,10 @@ def main() -> None:
     started = time.perf_counter()
     steps = stored.get("steps") or steps_that_fit(options.seconds)
     write = partial(report, settings, steps, results)
-    runs = [(design, seed) for seed in range(options.seeds) for design in DESIGNS
-            if seed >= len(results[design])][:options.runs]
+    missing = [seed for seed in range(options.seeds)
+               if seed >= min(map(len, results.values()))][:options.runs]
+    runs = [(design, seed) for seed in missing for design in DESIGNS
+            if seed >= len(results[design])]
     for number, (design, seed) in enumerate(runs, start=1):
         results[design].append(train_and_measure(design, seed, steps[design], options.samples))
         say(f"run {number} of {len(runs)}: {design}, seed {seed}, {steps[design]} steps in "
