@@ -7,7 +7,7 @@ from transformers import LogitsProcessor
 
 from vlm_utils.answering import answer_sample
 from vlm_utils.architecture import MultiImageVLM
-from vlm_utils.cross_attention import AskedImages, ask
+from vlm_utils.cross_attention import AskedImages, ask, asking
 from vlm_utils.datasets import Sample
 
 # They share a beginning, or none; images stand in front, in the middle, at the end, or unnamed.
@@ -81,6 +81,112 @@ def test_questions_beside_the_images_are_answered_together_from_one_copy_of_them
         assert read == [(rows, kept.untyped_storage().data_ptr()) for rows in (4, 4, 2)]
         assert kept.untyped_storage().nbytes() == kept.nbytes == asked.kept.num_bytes
 
+
+# --- together, after one beginning ------------------------------------------------------------
+
+FRONT = ["What changed?", "What changed over time?", "Is there a road?", "Describe the image.",
+         "Is there a lake in the top left?"]
+
+
+@pytest.fixture
+def in_sequence(processor):
+    return small_base(processor), processor
+
+
+def calls_of(model, monkeypatch) -> list[dict]:
+    """What the language model's body is called with from now on."""
+    calls, forward = [], model.language_model.model.forward
+    monkeypatch.setattr(model.language_model.model, "forward",
+                        lambda **given: calls.append(given) or forward(**given))
+    return calls
+
+
+def test_questions_in_the_sequence_are_answered_together_from_one_cache(
+        in_sequence, images, monkeypatch):
+    """The beginning is read once and kept once, and every step is one call for all of them."""
+    model, processor = in_sequence
+    expected = [alone(in_sequence, images, question) for question in FRONT]
+    asked = AskedImages(model, processor, images)
+    calls, storages, update = calls_of(model, monkeypatch), [], asking.AfterShared.update
+
+    def looked_at(layer, *given, **named):
+        storages.append(layer.beginning.keys.untyped_storage().data_ptr())
+        return update(layer, *given, **named)
+
+    monkeypatch.setattr(asking.AfterShared, "update", looked_at)
+    assert asked.answers(FRONT, **LONG) == expected
+    assert len(set(expected)) == len(FRONT)
+    prompts = [processor.encode_prompt("<image><image>" + question, 2) for question in FRONT]
+    shared = min(asking.shared_beginning(prompts[0], ids) for ids in prompts[1:])
+    read = [(given["inputs_embeds"] if given.get("input_ids") is None
+             else given["input_ids"]).shape[:2] for given in calls]
+    longest = max(len(ids) for ids in prompts) - shared
+    assert read == [(1, shared), (len(FRONT), longest)] + [(len(FRONT), 1)] * 5
+    kept = [layer.keys.untyped_storage().data_ptr() for layer in asked.kept.cache.layers]
+    assert storages == kept * LONG["max_new_tokens"]
+    # Of the questions and their answers nothing is kept.
+    assert asked.kept.ids == prompts[0][:shared]
+    assert asked.kept.num_bytes == shared * 2 * 2 * 16 * 4  # layers, keys and values, 4 bytes
+    assert asked.answer(FRONT[1], **LONG) == expected[1]
+
+
+def test_answers_together_end_at_different_places(in_sequence, images):
+    """A trap: one that has ended must not take the others with it, and is not read any more."""
+    model, processor = in_sequence
+    new = [processor.tokenizer.encode(alone(in_sequence, images, question)) for question in FRONT]
+    ends = sorted({tokens[k] for k, tokens in enumerate(new) if k < len(tokens)})
+    for eos in (ends, ends[0], None):
+        settings = {"max_new_tokens": 6, "eos_token_id": eos}
+        expected = [answer_sample(model, processor, Sample(
+            images, "<image><image>" + question, None, "any"), **settings) for question in FRONT]
+        assert ask(model, processor, images, FRONT, **settings) == expected
+    assert len({len(answer) for answer in expected}) > 1
+    least = {"max_new_tokens": 6, "min_new_tokens": 3, "eos_token_id": ends}
+    assert ask(model, processor, images, FRONT, **least) == [
+        alone(in_sequence, images, question, **least) for question in FRONT]
+
+
+@pytest.mark.parametrize("changes", [
+    {"no_repeat_ngram_size": 1}, {"suppress_tokens": [3, 4, 5]}, {"min_new_tokens": 4}], ids=str)
+def test_what_the_model_asks_for_itself_counts_for_many_questions(design, images, changes):
+    """A trap: a loop of one's own that takes the largest logit would not know of it."""
+    for name, value in changes.items():
+        setattr(design[0].generation_config, name, value)
+    expected = [alone(design, images, question, max_new_tokens=8) for question in FRONT]
+    assert ask(*design, images, FRONT, **LONG | {"max_new_tokens": 8}) == expected
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_together_with_each_kind_of_attention(in_sequence, images, monkeypatch, attention):
+    model, processor = in_sequence
+    model.language_model.set_attn_implementation(attention)
+    expected = [alone(in_sequence, images, question) for question in FRONT]
+    calls = calls_of(model, monkeypatch)
+    assert ask(model, processor, images, FRONT, **LONG) == expected
+    assert len(calls) == 7
+
+
+def test_after_questions_interrupted_together_the_next_are_answered_rightly(
+        in_sequence, images, monkeypatch):
+    """A trap: the cache then holds what was read of them."""
+    expected = [alone(in_sequence, images, question) for question in FRONT]
+    asked, update = AskedImages(*in_sequence, images), asking.AfterShared.update
+
+    def interrupted(layer, keys, values, *given, **named):
+        if layer.get_seq_length() > layer.beginning.get_seq_length() + 20:
+            raise KeyboardInterrupt
+        return update(layer, keys, values, *given, **named)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(asking.AfterShared, "update", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            asked.answers(FRONT, max_new_tokens=60, min_new_tokens=60)
+    assert asked.kept.cache.get_seq_length() == len(asked.kept.ids)
+    assert asked.answers(FRONT, **LONG) == expected
+    assert [asked.answer(question, **LONG) for question in FRONT] == expected
+
+
+# -----------------------------------------------------------------------------------------------
 
 def test_beams_that_the_model_asks_for_itself(design, images):
     design[0].generation_config.num_beams = 3
@@ -209,33 +315,3 @@ def test_a_model_in_training_is_asked_without_dropout(design, images):
     expected = asked.answer("What changed?", **LONG)
     design[0].train()
     assert asked.answer("What changed?", **LONG) == expected and not design[0].training
-
-
-def test_questions_in_the_sequence_are_read_together_after_one_beginning(
-        processor, images, monkeypatch):
-    """Those with the images in front share a cache that is kept once; each adds its own few
-    tokens."""
-    model = small_base(processor)
-    asked = AskedImages(model, processor, images)
-    read, forward = [], model.language_model.model.forward
-
-    def look(**given):
-        cache = given["past_key_values"]
-        if len(given["inputs_embeds"] if given.get("input_ids") is None
-               else given["input_ids"]) == 4:
-            read.append(([layer.beginning.keys.untyped_storage().data_ptr()
-                          for layer in cache.layers],
-                         [0 if layer.keys is None else layer.keys.shape for layer in cache.layers]))
-        return forward(**given)
-
-    questions = QUESTIONS[:4]
-    monkeypatch.setattr(model.language_model.model, "forward", look)
-    answers = asked.answers(questions, **LONG)
-    monkeypatch.undo()
-    assert answers == [alone((model, processor), images, question) for question in questions]
-    kept = [layer.keys.untyped_storage().data_ptr() for layer in asked.kept.cache.layers]
-    assert len(read) == LONG["max_new_tokens"] and all(storages == kept for storages, _ in read)
-    of_images = len(processor.encode_prompt("<image><image>x", 2)) - 2
-    longest = max(len(processor.encode_prompt("<image><image>" + question.removeprefix(
-        "<image><image>"), 2)) for question in questions) - of_images
-    assert read[-1][1][0][2] <= longest + LONG["max_new_tokens"]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 from dataclasses import replace
 
 import pandas as pd
@@ -24,6 +25,12 @@ def comparing():
 
 
 @pytest.fixture
+def designs():
+    import cross_attention_designs
+    return cross_attention_designs
+
+
+@pytest.fixture
 def costs():
     import cross_attention_costs
     return cross_attention_costs
@@ -42,7 +49,7 @@ def test_comparisons_are_read_once_each_and_others_refused(comparing):
 def test_arms_differ_from_the_lessons_in_what_their_comparison_names(comparing):
     changed = {"mask": {"image_mask"}, "text": {"frozen"}, "layers": {"layers"},
                "block": {"gated_feed_forward"}, "latents": {"latents"}, "order": {"image_order"},
-               "start": {"initial_gate", "copy_attention", "latents"}, "long": {"long"}}
+               "start": {"initial_gate", "copy_attention", "latents"}}
     usual = vars(comparing.Setup())
     for comparison, arms in comparing.COMPARISONS.items():
         differ = {name for setup in arms.values() for name, value in vars(setup).items()
@@ -119,9 +126,140 @@ def test_the_command_trains_each_arm_with_each_seed_and_reports(
     line = capsys.readouterr().out.splitlines()[-1]
     assert (tmp_path / "a.json").read_text() == line + "\n"
     report = json.loads(line)
-    assert report["settings"] == {"seeds": 2, "steps": 7, "samples": 9, "only": ["mask"],
-                                  "long steps": comparing.STEPS}
+    assert report["settings"] == {"seeds": 2, "steps": 7, "samples": 9, "only": ["mask"]}
     assert [row["differs"] for row in report["rows"]] == [["immediate"], ["preceding"]]
+
+
+def test_the_command_goes_on_from_its_file_and_trains_nothing_twice(
+        comparing, monkeypatch, capsys, tmp_path):
+    """Each call adds an arm, a seed or a comparison; together they give what one call gives."""
+    asked = []
+
+    def pretend(setup, seed, steps, samples):
+        asked.append((setup, seed))
+        value = (7 + 2 * seed - 5 * (setup.image_mask == "immediate")
+                 - 3 * (setup.latents is not None)) / samples
+        return measured(value, seed).assign(samples=samples, gates=json.dumps({"layer 2": seed}))
+
+    def run(*options: str) -> dict:
+        asked.clear()
+        monkeypatch.setattr("sys.argv", ["x", "--steps", "7", "--samples", "30", *options])
+        comparing.main()
+        return json.loads(capsys.readouterr().out.splitlines()[-1])
+
+    monkeypatch.setattr(comparing, "train_and_measure", pretend)
+    usual, immediate = comparing.COMPARISONS["mask"].values()
+    parts = "--output", str(tmp_path / "parts.json")
+    assert run("--only", "mask", "--seeds", "1", *parts)["settings"]["seeds"] == 1
+    assert asked == [(usual, 0), (immediate, 0)]
+    run("--only", "mask", "--seeds", "3", *parts)
+    assert asked == [(usual, 1), (usual, 2), (immediate, 1), (immediate, 2)]
+    run("--only", "latents", "--seeds", "1", *parts)
+    assert {setup.latents for setup, _ in asked} == {1, 4, 16} and len(asked) == 3
+    added = run("--only", "latents,mask", "--seeds", "3", *parts)
+    assert len(asked) == 6 and added["settings"]["only"] == ["mask", "latents"]
+    assert run("--only", "mask", "--seeds", "2", *parts)["rows"] == added["rows"] and not asked
+    whole = run("--only", "latents,mask", "--seeds", "3")
+    assert len(asked) == 15
+    for report in (added, whole):
+        assert report.pop("seconds") >= 0
+    assert added == whole
+
+
+def test_a_file_of_other_settings_or_arms_is_refused(comparing, monkeypatch, tmp_path):
+    """A trap: trainings of different length in one table."""
+    path = tmp_path / "a.json"
+    rows = [{"task": "select", "num_images": 3, "samples": 9, "seconds": 1.0, "seeds": [0.0],
+             "gates": {}, "comparison": "mask", "arm": "none"}]
+    path.write_text(json.dumps({"settings": {"steps": 450, "samples": 9}, "rows": rows}))
+    with pytest.raises(ValueError, match=r"a\.json was made with steps 450, not 7: give"):
+        comparing.read_report(path, {"samples": 9, "steps": 7})
+    stored = comparing.read_report(path, {"samples": 9, "steps": 450})
+    with pytest.raises(ValueError, match="has an arm 'none' of 'mask', which this"):
+        comparing.stored_results(stored)
+    assert comparing.read_report(tmp_path / "b.json", {"steps": 7}) is None
+
+
+def test_the_stored_comparisons_can_be_added_to(comparing):
+    """What the repository holds, read back and tabulated again, is what it holds."""
+    stored = json.loads((REPOSITORY / "benchmarks" / "cross_attention.json").read_text())
+    results = comparing.stored_results(stored)
+    again = json.loads(comparing.report(
+        {name: stored["settings"][name] for name in ("steps", "samples")},
+        stored["settings"]["only"], results, 0))
+    assert again["rows"] == stored["rows"] and again["settings"]["seeds"] == 3
+
+
+# --- both designs in the same time -------------------------------------------------------------
+
+def test_both_designs_get_the_steps_that_fit_into_the_same_time(designs, monkeypatch):
+    """The steps of the slower one are fewer; one slow round does not count."""
+    paces = {"in sequence": [0.2, 0.9, 0.2], "beside": [0.1, 0.1, 0.4]}
+
+    def train(model, processor, seed, steps, clock):
+        assert clock is time.process_time
+        return paces[model][seed] * steps
+
+    monkeypatch.setattr(designs, "make_model", lambda design, seed: (design, None))
+    monkeypatch.setattr(designs, "train_on_mixture", train)
+    assert designs.steps_that_fit(60) == {"in sequence": 300, "beside": 600}
+
+
+@pytest.mark.parametrize("design", ["in sequence", "beside"])
+def test_each_design_is_trained_and_measured(designs, comparing, monkeypatch, earth_table, design):
+    import learning
+
+    def few(profile, split):
+        return replace(earth_table, name=split)
+
+    monkeypatch.setattr(comparing, "load_image_table", few)
+    monkeypatch.setattr(comparing, "add_orientations", lambda table, _: table)
+    monkeypatch.setattr(learning, "load_image_table", few)
+    model, processor = designs.make_model(design, 0)
+    assert isinstance(model, CrossAttentionVLM) == (design == "beside")
+    assert processor.tokens_per_image == (1 if design == "beside" else 4)
+    table = designs.train_and_measure(design, seed=1, steps=2, samples=4)
+    assert {f"{row.task} {row.num_images}" for row in table.itertuples()} == set(
+        learning.LESSON_TASKS)
+    assert (table["seconds"] > 0).all() and table["accuracy"].between(0, 1).all()
+
+
+def test_designs_are_trained_seed_by_seed_with_the_steps_of_the_first_call(
+        designs, monkeypatch, capsys, tmp_path):
+    asked, output = [], tmp_path / "designs.json"
+
+    def pretend(design, seed, steps, samples):
+        asked.append((design, seed, steps, samples))
+        return measured({"beside": 0.9, "in sequence": 0.4}[design], seed).drop(
+            columns="gates").assign(samples=samples)
+
+    def run(seeds: int, *more: str) -> dict:
+        asked.clear()
+        monkeypatch.setattr("sys.argv", ["x", "--seeds", str(seeds), "--seconds", "60", *more,
+                                         "--samples", "50", "--output", str(output)])
+        designs.main()
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert output.read_text() == line + "\n"
+        return json.loads(line)
+
+    monkeypatch.setattr(designs, "train_and_measure", pretend)
+    monkeypatch.setattr(designs, "steps_that_fit",
+                        lambda seconds: {"in sequence": 5 * seconds, "beside": 6 * seconds})
+    run(3, "--runs", "1")
+    assert asked == [("in sequence", 0, 300, 50), ("beside", 0, 360, 50)]
+    monkeypatch.setattr(designs, "steps_that_fit", None)        # measured once and for all
+    stored = json.loads(output.read_text())     # as if it had been interrupted between the two
+    stored["rows"] = [row for row in stored["rows"] if row["arm"] == "in sequence"]
+    output.write_text(json.dumps(stored))
+    run(3, "--runs", "1")
+    assert asked == [("beside", 0, 360, 50)]
+    report = run(3)
+    assert [each[:2] for each in asked] == [
+        ("in sequence", 1), ("beside", 1), ("in sequence", 2), ("beside", 2)]
+    assert report["steps"] == {"in sequence": 300, "beside": 360}
+    assert report["settings"] == {"seeds": 3, "seconds": 60, "samples": 50}
+    assert [(row["arm"], row["seeds"], row["differs"]) for row in report["rows"]] == [
+        ("in sequence", [0.4] * 3, ["beside"]), ("beside", [0.9] * 3, ["in sequence"])]
 
 
 # --- costs -------------------------------------------------------------------------------------
@@ -129,6 +267,8 @@ def test_the_command_trains_each_arm_with_each_seed_and_reports(
 def test_costs_are_measured_for_each_design_and_number_of_images(
         costs, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(costs, "COUNTS", (1, 8))
+    monkeypatch.setattr(costs, "BATCHES", (1, 3))
+    monkeypatch.setattr(costs, "BATCH_IMAGES", 4)
     monkeypatch.setattr(costs, "NEW_TOKENS", 3)
     monkeypatch.setattr(costs, "QUESTIONS", costs.QUESTIONS[:3])
     monkeypatch.setattr("sys.argv", ["x", "--scale", "tiny", "--rounds", "1",
@@ -147,9 +287,47 @@ def test_costs_are_measured_for_each_design_and_number_of_images(
     assert tokens["in sequence", 8] - tokens["beside", 8] == 8 * 8
     assert tokens["in sequence", 1] - tokens["beside", 1] == 8
     assert kept["beside, few", 8] < kept["beside", 8] < kept["in sequence", 8]
+    batches = {(row["design"], row["prompts"]): row for row in report["batches"]}
+    assert list(batches) == [(design, prompts) for prompts in (1, 3) for design in designs]
+    for design in designs:      # of the images that a prompt has of its own, too
+        assert batches[design, 3]["bytes"] == 3 * batches[design, 1]["bytes"]
+        assert batches[design, 3]["images"] == 4
+    assert report["machines"].keys() == set(costs.PARTS)
+    assert {each["seconds of"] for each in report["machines"].values()} == {"the clock"}
     assert [row["design"] for row in report["asking"]] == designs
     assert all(row["equal"] and row["questions"] == 3 and row["images"] == 8
                for row in report["asking"])
+
+
+def test_one_part_is_measured_again_and_the_others_are_kept(
+        costs, monkeypatch, capsys, tmp_path):
+    path = tmp_path / "costs.json"
+    kept = {"benchmark": "cross_attention_costs", "scale": "tiny", "new_tokens": costs.NEW_TOKENS,
+            "machines": {"answers": {"cores": 64}, "asking": {"cores": 64}},
+            "answers": [{"images": 1}], "asking": [{"questions": 2}]}
+    path.write_text(json.dumps(kept))
+    monkeypatch.setattr(costs, "measure_asking", lambda *_: [{"questions": 16}])
+    monkeypatch.setattr("sys.argv", ["x", "--only", "asking", "--output", str(path)])
+    costs.main()
+    report = json.loads(path.read_text())
+    assert report["answers"] == kept["answers"] and report["asking"] == [{"questions": 16}]
+    assert report["machines"]["answers"] == {"cores": 64} != report["machines"]["asking"]
+    with pytest.raises(ValueError, match="has scale tiny, not real"):
+        costs.kept_report(path, kept | {"scale": "real"})
+
+
+def test_seconds_of_the_processor_leave_out_waiting(costs, monkeypatch):
+    """Or another program's work would count. With two threads, one that waits counts as well."""
+    waiting = costs.Timer("cpu", 3, time.process_time)
+    assert waiting.median(lambda: time.sleep(0.1)) < 0.1 <= costs.Timer("cpu").median(
+        lambda: time.sleep(0.1))
+    assert waiting.once(lambda: 7)[1] == 7
+    monkeypatch.setattr("sys.argv", ["x", "--processor-time"])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    assert costs.parse_options().processor_time
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    with pytest.raises(SystemExit):
+        costs.parse_options()
 
 
 def test_the_bytes_are_those_of_all_keys_and_values(costs):
