@@ -1,4 +1,7 @@
-"""The lessons in JupyterLab, in a real browser: run, saved, opened again; the explorer, used."""
+"""The lessons in JupyterLab, in a real browser: run, saved, opened again; the explorer, used.
+
+On a subset of the images: what all of them give is for nbval to look at, and here it is the page.
+"""
 
 import json
 import os
@@ -10,11 +13,14 @@ import time
 import pytest
 from browser import Browser, find_chromium, until
 
-from vlm_utils.profiles import REPOSITORY
+from vlm_utils.profiles import PROFILES, REPOSITORY
 from vlm_utils.widgets import AGAIN
 
 LESSONS = ["01_architecture", "02_datasets", "03_collate", "05_evaluation", "06_memory_cleanup"]
 MINUTES = 5     # for anything to come to an end, on a busy machine
+IMAGES = 64     # of each split
+# Lesson 04 has more: there must be time to press the stop button before it has trained to its end.
+TRAINED_IMAGES = 2000
 PANEL = "jupyterapp.shell.currentWidget"
 CELLS = f"[...Array({PANEL}.content.model.cells.length).keys()].map(" \
         f"k => {PANEL}.content.model.cells.get(k).toJSON())"
@@ -37,7 +43,8 @@ def lab(tmp_path_factory):
     environment = os.environ | {
         "JUPYTERLAB_SETTINGS_DIR": str(root / "settings"), "VLM_OUTPUT": str(root / "build"),
         "JUPYTER_RUNTIME_DIR": str(root / "runtime"), "JUPYTER_CONFIG_DIR": str(root / "config"),
-        "JUPYTERLAB_WORKSPACES_DIR": str(root / "workspaces"), "VLM_PROFILE": "tiny"}
+        "JUPYTERLAB_WORKSPACES_DIR": str(root / "workspaces"), "VLM_PROFILE": "tiny",
+        "VLM_SUBSET": str(IMAGES)}
     with (root / "log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyter", "lab", "--ServerApp.root_dir=.",
@@ -218,20 +225,22 @@ def cell_with(browser, words) -> int:
 
 def test_lesson_04_stops_at_the_button_and_goes_on_where_it_stopped(browser, lab):
     """Twenty steps, the stop button, the cell that resumes: its plot keeps what came before."""
+    steps = PROFILES["tiny"].on(TRAINED_IMAGES).training.steps      # the stored output says 3,000
     open_lesson(browser, lab, "04_training")
+    set_images(browser, TRAINED_IMAGES)
     train, resume = cell_with(browser, "on_step=LiveLoss(settings.steps)"), cell_with(
         browser, "run = resume_run(lesson_checkpoint(profile)")
     run_command(browser, train, "notebook:run-all-above")
     assert errors(browser) == []
     run_command(browser, train, "notebook:run-cell", wait=False)
-    browser.wait(f"20 <= {PROGRESS % train} && {PROGRESS % train} < 3000", "20 steps")
+    browser.wait(f"20 <= {PROGRESS % train} && {PROGRESS % train} < {steps}", "20 steps")
     click(browser, ".jp-NotebookPanel-toolbar [data-jp-item-name=interrupt]")
     browser.wait(f"{PANEL}.sessionContext.session.kernel.status === 'idle'", "the kernel")
     stopped = browser.run(f"{PROGRESS % train}")
-    assert 20 <= stopped < 3000
+    assert 20 <= stopped < steps
     run_command(browser, resume, "notebook:run-cell", wait=False)
-    browser.wait(f"{stopped + 5} <= {PROGRESS % resume} && {PROGRESS % resume} < 3000",
-                 "five steps more")         # 3,000 is what the stored output says
+    browser.wait(f"{stopped + 5} <= {PROGRESS % resume} && {PROGRESS % resume} < {steps}",
+                 "five steps more")
     words = browser.run(f"{TEXT % resume}")
     assert f"going on after step {stopped} of" in words
     browser.wait(f"{TEXT % resume}.includes('The training loss by step')", "the plot")
@@ -243,6 +252,14 @@ def test_lesson_04_stops_at_the_button_and_goes_on_where_it_stopped(browser, lab
 # What a cell shows, as text; and the number of steps that its line of progress tells.
 TEXT = f"JSON.stringify({PANEL}.content.model.cells.get(%d).toJSON().outputs)"
 PROGRESS = f"Number(({TEXT}.match(/training: ([\\d,]+) of/) || [0, '0'])[1].replace(',', ''))"
+
+
+def set_images(browser, count):
+    """Give the kernel another VLM_SUBSET, before the lesson's first cell reads it."""
+    browser.wait(f"{PANEL}.sessionContext.session?.kernel?.status === 'idle'", "the kernel")
+    code = json.dumps(f"import os; os.environ['VLM_SUBSET'] = '{count}'")
+    assert browser.run(f"{PANEL}.sessionContext.session.kernel.requestExecute({{code: {code}}})"
+                       ".done.then(reply => reply.content.status)") == "ok"
 
 
 def run_command(browser, cell, command, wait=True):

@@ -93,11 +93,12 @@ def run_nbval(folder, *options, timeout=TIMEOUT, page=True, **environment):
     """Outcomes of a folder's notebooks, {notebook: [Cell, ...]}, what pytest wrote, its status.
 
     The end of a notebook, which pytest counts as a test of its own, is not among its cells, but
-    under "(the notebook's name) end".
+    under "(the notebook's name) end". Hypothesis is not loaded: half a second of each run.
     """
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "vlm_utils.course.nbval_plugin", "--nbval-lax",
          "--nbval-current-env", f"--nbval-cell-timeout={timeout}", "-p", "no:cacheprovider",
+         "-p", "no:hypothesispytest",
          "--nbval-kernel-startup-timeout=300",
          f"--junit-xml={folder / 'check.xml'}",
          *([f"--lesson-html={folder / 'check.html'}"] if page else []), *options, str(folder)],
