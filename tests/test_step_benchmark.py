@@ -44,3 +44,17 @@ def test_a_row_that_there_is_not_is_named():
         [sys.executable, str(FOLDER / "step.py"), "--only", "plain,fast"], capture_output=True,
         text=True, env=os.environ | {"PYTHONPATH": str(REPOSITORY)})
     assert done.returncode == 2 and "no such row: fast; there are plain, mask" in done.stderr
+
+
+def test_what_is_stored_was_measured_at_real_shapes_and_the_readme_says_how_far_it_came():
+    stored = json.loads((FOLDER / "step.json").read_text(encoding="utf-8"))
+    rows = stored["rows"]
+    assert stored["settings"]["scale"] == "real" and stored["settings"]["fraction"] == 1
+    assert list(rows) == ["plain", "mask", "norms", "gates", "attention", "rows", "embedding",
+                          "clipping", "compiled"]
+    assert rows[stored["default"]]["share"] > 1.05 * rows["plain"]["share"]
+    readme = (FOLDER / "README.md").read_text(encoding="utf-8")
+    section = readme.split("## Nearer to the machine's limit")[1].split("\n## ")[0]
+    for name, row in rows.items():
+        assert f"| {name} | {row['change']} | {100 * row['share']:.1f}" in section
+    assert ("goal of 75% is not reached" in section) == (rows[stored["default"]]["share"] < 0.75)
