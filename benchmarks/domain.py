@@ -10,11 +10,9 @@ cures       projector and language model only; the encoder's last layer trained 
             as augmentation, frozen and pretrained; convolutions beside the ViT, pretrained
 rate        all of the encoder, at the same learning rate as everything else, or at a tenth
 kept        half, a tenth or none of the samples are TinyEarth's own, for what it forgets
-forgetting  what keeps TinyEarth's own figures: more of its images and tasks among the samples, a
-            slower language model, the model as it was for a teacher, weights between before and
-            after
-told apart  the same with convolutions that learn to tell TinyEarth's tiles apart as one more class
-best        the best of them alone; left out unless it is named, as the two before
+forgetting  what keeps TinyEarth's own figures: all its images among the samples; a slower language
+            model; the model as it was for a teacher; in the end, weights part of the way back
+best        the best of them alone; left out unless it is named, as forgetting is
 
 Every arm starts from the trained model in data/ and has the same seconds of processor time, those
 of its encoder included: what sees its images again at each step takes fewer steps. Arms with the
@@ -41,6 +39,7 @@ from pathlib import Path
 import pandas as pd
 from ablations import at_least_one, differing_arms, parse_comparisons
 from common import machine, same_for_everyone, say
+from keeping import TaughtSamples, move_back, slow_language_model, start_taught_run, weights_of
 from learning import KEY, over_seeds
 
 from vlm_utils import tiny_earth
@@ -61,34 +60,27 @@ from vlm_utils.profiles import data_folder, get_device, get_profile
 from vlm_utils.real_data import (
     OTHER_SENSOR,
     Augmentation,
-    TaughtSamples,
     grow_encoder,
     join_datasets,
     measure_domains,
-    move_back,
     pretrain_encoder,
     seen_by,
-    start_taught_run,
     turned_copies,
     unfreeze_encoder,
-    weights_of,
 )
 from vlm_utils.training import TrainingSettings, encode_table, start_run, train
 
 NEW, OLD = "new domain", "TinyEarth"
 TRAIN_IMAGES, TEST_IMAGES = 2000, 1000      # of TinyEarth by another sensor
 KEPT_IMAGES = 6000                          # of TinyEarth, that training goes back to
-TOLD_APART = 2000                           # of TinyEarth, that convolutions tell apart
 BATCH, SAMPLES_OF_ONE_STEP = 64, 4          # samples of a step; steps that are timed
 ASIDE = 5                                   # one of so many training images, to choose by
 
-# What TinyEarth's samples ask. Few images is what a first trial went back to; the trained model
-# also knows questions about many, and descriptions.
-FEW = {"select 2": 0.08, "select 3": 0.12, "compare 2": 0.25, "sequence 2-4": 0.35,
-       "refer 1-3": 0.2}
-ALL = {"select 2": 0.04, "select 3": 0.07, "select 4-8": 0.1, "compare 2": 0.25,
-       "sequence 2-4": 0.23, "sequence 5-8": 0.08, "refer 1-3": 0.1, "refer 4-8": 0.1,
-       "describe 1": 0.03}
+# What TinyEarth's samples ask: all that the trained model knows, also of many images. What they
+# leave out is forgotten first.
+OLD_MIXTURE = {"select 2": 0.03, "select 3": 0.06, "select 4-8": 0.1, "compare 2": 0.2,
+               "sequence 2-4": 0.2, "sequence 5-8": 0.15, "refer 1-3": 0.08, "refer 4-8": 0.1,
+               "describe 1": 0.08}
 
 
 @dataclass(frozen=True)
@@ -98,18 +90,16 @@ class Cure:
     layers: of the encoder, trained with the language model: none (0), so many last ones, or all of
     them (None). rate: their learning rate, in shares of that of everything else. pretrained: the
     share of the time in which the encoder learns captions first. beside: convolutions beside the
-    ViT are what is pretrained. told_apart: with TinyEarth's tiles as one more class. orientations:
-    in which new images are seen. kept: the share of the samples that are TinyEarth's. every: these
-    are of all its images and tasks, not of some. language_rate: the language model's learning rate,
-    in shares of the projector's. taught: the model as it was answers TinyEarth's samples. back: the
-    share of the way that the weights go back in the end.
+    ViT are what is pretrained. orientations: in which new images are seen. kept: the share of the
+    samples that are TinyEarth's. every: these are of all its images, not of some. language_rate:
+    the language model's learning rate, in shares of the projector's. taught: the model as it was
+    answers TinyEarth's samples. back: the share of the way that the weights go back in the end.
     """
 
     layers: int | None = 0
     rate: float = 0.1
     pretrained: float = 0.0
     beside: bool = False
-    told_apart: bool = False
     orientations: int = 1
     kept: float = 0.5
     every: bool = False
@@ -121,19 +111,18 @@ class Cure:
     def first(self) -> Cure:
         """Of this cure, what is done before the language model learns; its encoder."""
         return Cure(self.layers, pretrained=self.pretrained, beside=self.beside,
-                    told_apart=self.told_apart, orientations=self.orientations)
+                    orientations=self.orientations)
 
 
 PRETRAINED = 0.4
-PLAIN = Cure(pretrained=PRETRAINED, beside=True, orientations=8)
+PLAIN = Cure(pretrained=PRETRAINED, beside=True, orientations=4)
 EVERY = replace(PLAIN, every=True)
 SLOW, TAUGHT = replace(EVERY, language_rate=0.2), replace(EVERY, taught=True)
-APART = replace(EVERY, told_apart=True)
-BEST = replace(APART, taught=True)
+BEST = replace(EVERY, kept=0.6)
 COMPARISONS: dict[str, dict[str, Cure]] = {
     "cures": {"frozen": Cure(), "last layer": Cure(layers=1), "all layers": Cure(layers=None),
-              "pretrained": Cure(pretrained=PRETRAINED), "turned": Cure(orientations=8),
-              "pretrained, turned": Cure(pretrained=PRETRAINED, orientations=8),
+              "turned": Cure(orientations=4),
+              "pretrained, turned": Cure(pretrained=PRETRAINED, orientations=4),
               "convolutions, turned": PLAIN},
     "rate": {"a tenth": Cure(layers=None), "the same": Cure(layers=None, rate=1.0)},
     "kept": {"half": PLAIN, "a tenth": replace(PLAIN, kept=0.1), "none": replace(PLAIN, kept=0.0)},
@@ -141,12 +130,9 @@ COMPARISONS: dict[str, dict[str, Cure]] = {
         "every image, every task": EVERY, "a quarter back": replace(EVERY, back=0.25),
         "slow": SLOW, "slow, a quarter back": replace(SLOW, back=0.25),
         "taught": TAUGHT, "taught, a quarter back": replace(TAUGHT, back=0.25)},
-    "told apart": {
-        "told apart, taught": BEST,
-        "told apart, taught, a quarter back": replace(BEST, back=0.25)},
-    "best": {"convolutions, turned": BEST},
+    "best": {"convolutions, turned": BEST, "a tenth back": replace(BEST, back=0.1)},
 }
-ALONE = ("forgetting", "told apart", "best")        # comparisons that run only if they are named
+ALONE = ("forgetting", "best")        # comparisons that run only if they are named
 
 
 @dataclass
@@ -262,14 +248,14 @@ def train_whole(cure: Cure, domain: Domain, seconds: float, seed: int) -> tuple:
     def learn(steps: int, of: MultiImageVLM) -> None:
         settings = TrainingSettings(
             steps=steps, batch_size=BATCH, learning_rate=1e-3, optimizer="muon", seed=seed,
-            warmup_steps=min(50, steps), encoder_rate=1.0 if cure.layers == 0 else cure.rate,
-            language_rate=cure.language_rate)
+            warmup_steps=min(50, steps), encoder_rate=1.0 if cure.layers == 0 else cure.rate)
         samples, taught = mixed(cure, domain, new, old, max(steps * BATCH, 200), seed)
         if cure.taught:
             samples = TaughtSamples(samples, processor, taught)
-            train(start_taught_run(of, copy.deepcopy(first.model), samples, settings))
+            run = start_taught_run(of, copy.deepcopy(first.model), samples, settings)
         else:
-            train(start_run(of, processor, samples, settings))
+            run = start_run(of, processor, samples, settings)
+        train(run if cure.language_rate == 1 else slow_language_model(run, cure.language_rate))
 
     each = seconds_of_step(lambda steps: learn(steps, copy.deepcopy(model)))
     steps = max(1, int((seconds - spent - (time.process_time() - started)) / each))
@@ -318,11 +304,10 @@ def pretrain(cure: Cure, model: MultiImageVLM, processor: MultiImageProcessor, d
     # What has captions only is turned as it is learnt; what has scenes, with its captions before.
     turned = cure.orientations > 1 and not domain.train.truth.has_scenes
     table = domain.train if turned else in_orientations(domain.train, cure.orientations)
-    known = take_subset(domain.old_train, TOLD_APART) if cure.told_apart else None
 
     def learn(steps: int, of: MultiImageVLM) -> None:
         pretrain_encoder(of, processor, table, steps, augment=Augmentation(turned=turned),
-                         seed=seed, known=known, learning_rate=3e-3 if cure.beside else 1e-3)
+                         seed=seed, learning_rate=3e-3 if cure.beside else 1e-3)
 
     each = seconds_of_step(lambda steps: learn(steps, copy.deepcopy(model)))
     steps = max(1, int(seconds * cure.pretrained / each))
@@ -337,7 +322,7 @@ def mixed(cure: Cure, domain: Domain, new: ImageTable, old: ImageTable, samples:
     fresh = build_tasks(new, parts(domain.mixture, round((1 - cure.kept) * samples)), seed=seed)
     if not cure.kept:
         return fresh, [False] * len(fresh)
-    kept = build_tasks(old, parts(ALL if cure.every else FEW, round(cure.kept * samples)),
+    kept = build_tasks(old, parts(OLD_MIXTURE, round(cure.kept * samples)),
                        seed=seed)
     return join_datasets(fresh, kept), [False] * len(fresh) + [True] * len(kept)
 

@@ -16,19 +16,15 @@ from vlm_utils.real_data import (
     OTHER_SENSOR,
     Augmentation,
     Sensor,
-    TaughtSamples,
     caption_targets,
     grow_encoder,
     join_datasets,
     join_tables,
     measure_domains,
-    move_back,
     pretrain_encoder,
     seen_by,
-    start_taught_run,
     turned_copies,
     unfreeze_encoder,
-    weights_of,
 )
 from vlm_utils.real_data.pretraining import caption_loss, phrases, shift_each, turn_each
 from vlm_utils.tiny_earth.turning import turn_tensor
@@ -221,24 +217,6 @@ def test_the_encoder_has_a_learning_rate_of_its_own(model, optimizer):
     assert {rate for p, rate in rates.items() if p not in of_encoder} == {1e-2}
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon", "adafactor"])
-def test_the_language_model_has_a_learning_rate_of_its_own(model, optimizer):
-    """A trap: with two parts apart, the second takes back what belongs to the first."""
-    unfreeze_encoder(model)
-    settings = TrainingSettings(steps=1, learning_rate=1e-2, encoder_rate=0.1, language_rate=0.5,
-                                optimizer=optimizer)
-    made = make_optimizer(model, settings)
-    rates = {id(p): round(group["lr"], 9) for group in made.param_groups for p in group["params"]}
-    count = sum(len(group["params"]) for group in made.param_groups)
-    assert len(rates) == count == sum(1 for p in model.parameters() if p.requires_grad)
-    for part, rate in ((model.vision_encoder, 1e-3), (model.projector, 1e-2),
-                       (model.language_model, 5e-3)):
-        assert {rates[id(p)] for p in part.parameters()} == {rate}
-    model.language_model.requires_grad_(False)
-    with pytest.raises(ValueError, match="language model is frozen"):
-        make_optimizer(model, settings)
-
-
 def test_a_smaller_rate_moves_the_encoder_less(processor, earth_table):
     moved = {}
     for rate in (1.0, 0.01):
@@ -363,97 +341,6 @@ def test_pretraining_is_the_same_for_the_same_seed(processor, earth_table):
 def test_a_frozen_encoder_is_not_pretrained(model, processor, earth_table):
     with pytest.raises(ValueError, match="frozen: unfreeze_encoder"):
         pretrain_encoder(model, processor, earth_table, steps=1)
-
-
-def test_known_images_are_told_apart_as_one_more_class(processor, earth_table):
-    """What the convolutions say of them is more alike than without, beside what they say of new."""
-    torch.manual_seed(0)
-    new = classes_of(seen_by(OTHER_SENSOR, earth_table))
-    pixels = [processor.pixel_values([table.image(row) for row in range(24)])
-              for table in (earth_table, new)]
-    spread = {}
-    for known in (None, earth_table):
-        model = grow_encoder(small_model(processor), **GROWN)
-        pretrain_encoder(model, processor, new, steps=60, batch_size=24, learning_rate=1e-2,
-                         known=known)
-        old, fresh = (model.encode_images(each)[..., 32:].mean(1) for each in pixels)
-        spread[known is not None] = float(old.var(0).sum() / fresh.var(0).sum())
-    assert spread[True] < 0.7 * spread[False]
-
-
-def test_elsewhere_is_one_more_name_true_of_known_images_alone():
-    targets = caption_targets([["forest"], ["lake"]]).and_elsewhere(3)
-    assert targets.names[:2] == ("forest", "lake") and targets.classes
-    assert targets.values.tolist() == [[1, 0, 0], [0, 1, 0], *[[0, 0, 1]] * 3]
-
-
-# --- what must not be forgotten ----------------------------------------------------------------
-
-def test_weights_go_back_part_of_the_way(model):
-    before = weights_of(model)
-    start = {name: p.clone() for name, p in before.items()}
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(1.0)
-    move_back(model, before, 0.25)
-    named = dict(model.named_parameters())
-    assert all(torch.allclose(named[name], p + 0.75, atol=1e-5) for name, p in start.items())
-    move_back(model, before, 1.0)
-    assert all(torch.allclose(named[name], p, atol=1e-6) for name, p in start.items())
-    assert any(name.startswith("projector.") for name in before)
-    assert not any(name.startswith("vision_encoder.") for name in before)
-
-
-def test_weights_of_another_model_are_refused(model, processor):
-    """A trap: weights from before the model grew have fewer columns."""
-    before = weights_of(model)
-    with pytest.raises(ValueError, match="after it has grown"):
-        move_back(grow_encoder(small_model(processor), **GROWN), before, 0.5)
-    with pytest.raises(ValueError, match="share=1.5"):
-        move_back(model, before, 1.5)
-
-
-def taught_run(model, teacher, processor, table, taught, **settings):
-    samples = build_tasks(table, {"select 2": 16, "refer 1": 16}, seed=0)
-    taught = [taught] * len(samples)
-    return start_taught_run(model, teacher, TaughtSamples(samples, processor, taught),
-                            TrainingSettings(**{"steps": 1, "batch_size": 8, "warmup_steps": 0}
-                                             | settings))
-
-
-def test_a_student_that_says_what_its_teacher_says_loses_nothing(model, processor, earth_table):
-    """A trap: the right answer of a taught sample is learnt as well, or padding is."""
-    run = taught_run(model, small_model(processor), processor, earth_table, True)
-    assert train(run)["loss"].iloc[0] == pytest.approx(0, abs=1e-5)
-    other = taught_run(small_model(processor), small_model(processor, seed=1), processor,
-                       earth_table, True)
-    assert train(other)["loss"].iloc[0] > 0.01
-
-
-def test_samples_that_are_not_taught_are_learnt_as_ever(processor, earth_table):
-    samples = build_tasks(earth_table, {"select 2": 16, "refer 1": 16}, seed=0)
-    settings = TrainingSettings(steps=3, batch_size=8, warmup_steps=0)
-    plain = train(start_run(small_model(processor), processor, samples, settings))
-    run = taught_run(small_model(processor), small_model(processor, seed=1), processor,
-                     earth_table, False, steps=3)
-    assert np.allclose(train(run)["loss"], plain["loss"], atol=1e-6)
-
-
-def test_a_teacher_brings_its_student_nearer_and_stays_as_it_was(processor, earth_table):
-    student, teacher = small_model(processor), small_model(processor, seed=1)
-    teacher.vision_encoder.load_state_dict(student.vision_encoder.state_dict())
-    before = {name: p.clone() for name, p in teacher.state_dict().items()}
-    run = taught_run(student, teacher, processor, earth_table, True, steps=30, learning_rate=1e-2)
-    losses = train(run)["loss"]
-    assert losses.iloc[-3:].mean() < 0.7 * losses.iloc[:3].mean()
-    assert all(torch.equal(p, before[name]) for name, p in teacher.state_dict().items())
-    assert not student.training
-
-
-def test_each_sample_says_whether_it_is_taught(processor, earth_table):
-    samples = build_tasks(earth_table, {"select 2": 4}, seed=0)
-    with pytest.raises(ValueError, match="3 truth values for 4 samples"):
-        TaughtSamples(samples, processor, [True] * 3)
 
 
 # --- tables together ---------------------------------------------------------------------------

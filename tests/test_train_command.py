@@ -108,8 +108,7 @@ def test_every_number_of_a_training_is_an_option_and_the_rest_the_profiles(monke
     given = {"steps": "7", "batch_size": "6", "accumulation": "2", "learning_rate": "0.5",
              "warmup_steps": "3", "weight_decay": "0.25", "max_grad_norm": "2.0",
              "precision": "no", "checkpoint_every": "5", "window": "9", "average": "tokens",
-             "optimizer": "adafactor", "seed": "4", "encoder_rate": "0.5",
-             "language_rate": "0.25"}
+             "optimizer": "adafactor", "seed": "4", "encoder_rate": "0.5"}
     assert set(given) == {each.name for each in fields(TrainingSettings)}
     seen = []
     monkeypatch.setattr(job, "run_job", lambda wanted: seen.append(wanted) or 0)

@@ -39,7 +39,6 @@ class TrainingSettings:
     accumulation: int = 1           # batches whose gradients make one step
     learning_rate: float = 2e-3     # at its highest; see optimizer
     encoder_rate: float = 1.0       # of a vision encoder that trains, in shares of learning_rate
-    language_rate: float = 1.0      # of the language model, in shares of learning_rate
     warmup_steps: int = 200         # until the learning rate is at its highest
     weight_decay: float = 0.05      # of matrices; embeddings, norms and biases have none
     max_grad_norm: float = 1.0      # longer gradients are scaled down to this length
@@ -64,8 +63,7 @@ class TrainingSettings:
             if not isinstance(value, Integral) or isinstance(value, bool) or value < lowest:
                 raise ValueError(f"{name} is a whole number of at least {lowest}, not {value!r}")
         for name, may_be_zero in (("learning_rate", False), ("encoder_rate", False),
-                                  ("language_rate", False), ("max_grad_norm", False),
-                                  ("weight_decay", True)):
+                                  ("max_grad_norm", False), ("weight_decay", True)):
             value = getattr(self, name)
             enough = isinstance(value, Real) and (value >= 0 if may_be_zero else value > 0)
             if not enough or not math.isfinite(value):

@@ -33,7 +33,6 @@ from vlm_utils.real_data.instructions import (
     score_tasks,
 )
 from vlm_utils.real_data.joined import join_datasets, join_tables, turned_copies
-from vlm_utils.real_data.keeping import TaughtSamples, move_back, start_taught_run, weights_of
 from vlm_utils.real_data.levir_cc import read_levir_cc, write_levir_cc
 from vlm_utils.real_data.nlvr import read_nlvr, write_nlvr
 from vlm_utils.real_data.nlvr2 import read_nlvr2, write_nlvr2
@@ -47,14 +46,13 @@ from vlm_utils.real_data.teochatlas import read_teochatlas, write_teochatlas
 
 __all__ = [
     "INSTRUCTIONS", "LONGEST_ANSWER", "OTHER_SENSOR", "Augmentation", "RealData", "Sensor",
-    "TaughtSamples", "Thing", "asked_as", "balance", "bleu_4", "can_instruct", "caption_facts",
-    "caption_scores", "caption_targets", "checklist", "cider_d", "class_f1", "detection_scores",
-    "domain_gap", "draw", "drawn_f1", "grow_encoder", "guessing", "in_form", "instruct",
-    "join_datasets", "join_tables", "licences", "load_new_domain", "match_things",
-    "measure_domains", "move_back", "near_duplicates", "nlvr_scores", "parse_boxes",
-    "parse_polygons", "parse_things", "perceptual_hash", "pretrain_encoder", "read_flickr8k",
-    "read_levir_cc", "read_nlvr", "read_nlvr2", "read_spot_the_diff", "read_teochatlas",
-    "right_answers", "rouge_l", "samples_needed", "score_tasks", "seen_by", "start_taught_run",
-    "teochat_scores", "things_of", "things_text", "turned_copies", "unfreeze_encoder", "weights_of",
-    "write_flickr8k", "write_levir_cc", "write_nlvr", "write_nlvr2", "write_spot_the_diff",
-    "write_teochatlas"]
+    "Thing", "asked_as", "balance", "bleu_4", "can_instruct", "caption_facts", "caption_scores",
+    "caption_targets", "checklist", "cider_d", "class_f1", "detection_scores", "domain_gap",
+    "draw", "drawn_f1", "grow_encoder", "guessing", "in_form", "instruct", "join_datasets",
+    "join_tables", "licences", "load_new_domain", "match_things", "measure_domains",
+    "near_duplicates", "nlvr_scores", "parse_boxes", "parse_polygons", "parse_things",
+    "perceptual_hash", "pretrain_encoder", "read_flickr8k", "read_levir_cc", "read_nlvr",
+    "read_nlvr2", "read_spot_the_diff", "read_teochatlas", "right_answers", "rouge_l",
+    "samples_needed", "score_tasks", "seen_by", "teochat_scores", "things_of", "things_text",
+    "turned_copies", "unfreeze_encoder", "write_flickr8k", "write_levir_cc", "write_nlvr",
+    "write_nlvr2", "write_spot_the_diff", "write_teochatlas"]

@@ -30,8 +30,6 @@ from vlm_utils.training import MuonAndAdamW, PixelTable, parameter_groups
 MOST_CLASSES = 100      # more different captions are no classes
 LONGEST_PHRASE, LEAST_SHARE, MOST_PHRASES = 5, 0.005, 400
 WEIGHT_DECAY = 0.05
-ELSEWHERE = "an image of another domain"        # a name that no caption has
-KNOWN_SHARE = 8     # one image of so many is of the domain that the encoder knows
 
 
 @dataclass(frozen=True)
@@ -45,12 +43,6 @@ class CaptionTargets:
     names: tuple[str, ...]
     values: Tensor
     classes: bool
-
-    def and_elsewhere(self, images: int) -> CaptionTargets:
-        """With one more name, true of so many more images, of which nothing else is."""
-        columns = nn.functional.pad(self.values, (0, 1, 0, images))     # (all images, names + 1)
-        columns[len(self.values):, -1] = 1
-        return CaptionTargets((*self.names, ELSEWHERE), columns, self.classes)
 
 
 def caption_targets(captions: Sequence[Sequence[str]]) -> CaptionTargets:
@@ -166,27 +158,19 @@ def caption_loss(scores: Tensor, values: Tensor, classes: bool,
 def pretrain_encoder(model: MultiImageVLM, processor: MultiImageProcessor, table: ImageTable,
                      steps: int, batch_size: int = 128, learning_rate: float = 3e-3,
                      augment: Augmentation | None = None, seed: int = 0,
-                     known: ImageTable | None = None,
                      on_step: Callable[[dict], None] | None = None) -> list[dict]:
     """Train what is not frozen of a model's vision encoder on the captions of a table.
 
     The classifier is thrown away, and the encoder is left in the model. augment: default:
-    Augmentation(). known: images of the domain that the model knows: an eighth of each batch, to
-    be told apart as one more class. What trains then says the same of all of them, which the
-    projector can learn to take away. on_step: called with each row of the history (step, loss),
-    which is returned. Raises ValueError if the encoder is frozen, or for images without captions.
+    Augmentation(). on_step: called with each row of the history (step, loss), which is returned.
+    Raises ValueError if the encoder is frozen, or for images without captions.
     """
     encoder = model.vision_encoder
     if not any(p.requires_grad for p in encoder.parameters()):
         raise ValueError("the vision encoder is frozen: unfreeze_encoder(model) or "
                          "grow_encoder(model) first")
     torch.manual_seed(seed)
-    targets, tables, sizes = caption_targets(table.truth.captions), [table], [batch_size]
-    if known is not None:
-        few = max(1, batch_size // KNOWN_SHARE)
-        targets = targets.and_elsewhere(len(known))
-        tables, sizes = [table, known], [batch_size - few, few]
-    batches = _batches([PixelTable(each, processor) for each in tables], sizes, steps, seed)
+    targets = caption_targets(table.truth.captions)
     classifier = TokenClassifier(model.config, len(targets.names)).to(model.device)
     decayed, kept = parameter_groups(encoder, WEIGHT_DECAY)
     kept["params"] += classifier.parameters()           # Muon is for matrices within a network
@@ -195,8 +179,8 @@ def pretrain_encoder(model: MultiImageVLM, processor: MultiImageProcessor, table
     history = []
     encoder.train()
     with progress(steps, "encoder", "steps") as line:
-        for images, rows, rng in batches:
-            images = (augment or Augmentation())(images, rng)
+        for images, rows in _batches(PixelTable(table, processor), steps, batch_size, seed,
+                                     augment or Augmentation()):
             scores = classifier(model.encode_images(images.to(model.device)))
             loss = caption_loss(scores, targets.values[rows].to(model.device), targets.classes)
             loss.backward()
@@ -212,19 +196,14 @@ def pretrain_encoder(model: MultiImageVLM, processor: MultiImageProcessor, table
     return history
 
 
-def _batches(tables: Sequence[PixelTable], sizes: Sequence[int], steps: int,
-             seed: int) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
-    """So many batches of images (batch, 3, side, side), so many of each table, and their rows as if
-    one table followed the other; and what draws at random. In each epoch, each image once."""
+def _batches(pixels: PixelTable, steps: int, batch_size: int, seed: int,
+             augment: Augmentation) -> Iterator[tuple[Tensor, Tensor]]:
+    """So many batches of changed images (batch, 3, side, side), and their rows; in each epoch, each
+    image once."""
     rng = torch.Generator().manual_seed(seed)
-    starts = np.cumsum([0, *map(len, tables)]).tolist()
-    orders = [torch.empty(0, dtype=torch.long) for _ in tables]
+    order = torch.empty(0, dtype=torch.long)
     for _ in range(steps):
-        images, rows = [], []
-        for k, (pixels, size) in enumerate(zip(tables, sizes, strict=True)):
-            while len(orders[k]) < size:
-                orders[k] = torch.cat([orders[k], torch.randperm(len(pixels), generator=rng)])
-            drawn, orders[k] = orders[k][:size], orders[k][size:]
-            images.append(pixels[drawn.tolist()])
-            rows.append(drawn + starts[k])
-        yield torch.cat(images), torch.cat(rows), rng
+        while len(order) < batch_size:
+            order = torch.cat([order, torch.randperm(len(pixels), generator=rng)])
+        rows, order = order[:batch_size], order[batch_size:]
+        yield augment(pixels[rows.tolist()], rng), rows

@@ -69,34 +69,28 @@ class MuonAndAdamW(torch.optim.Optimizer):
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
-def part_apart(groups: list[dict], part: nn.Module, learning_rate: float) -> list[dict]:
-    """Pairs of groups, as parameter_groups gives them: without one part of the model, then its own.
+def encoder_apart(groups: list[dict], model: nn.Module, learning_rate: float) -> list[dict]:
+    """Pairs of groups, as parameter_groups gives one: all but the vision encoder, then its own.
 
     What was trained for long moves in smaller steps than what is new (Howard and Ruder 2018).
+    Raises ValueError if the vision encoder is frozen.
     """
-    of_part = {id(p) for p in part.parameters() if p.requires_grad}
-    rest = [group | {"params": [p for p in group["params"] if id(p) not in of_part]}
+    of_encoder = {id(p) for p in model.vision_encoder.parameters() if p.requires_grad}
+    if not of_encoder:
+        raise ValueError("encoder_rate is given and the vision encoder is frozen: "
+                         "unfreeze it first, as unfreeze_encoder (lesson 09) does")
+    rest = [group | {"params": [p for p in group["params"] if id(p) not in of_encoder]}
             for group in groups]
-    own = [group | {"params": [p for p in group["params"] if id(p) in of_part],
-                    "lr": learning_rate} for group in groups[:2]]
+    own = [group | {"params": [p for p in group["params"] if id(p) in of_encoder],
+                    "lr": learning_rate} for group in groups]
     return rest + own
 
 
 def make_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """The settings' optimizer. Raises ValueError for one that the course does not have, and for a
-    learning rate of a part that is frozen."""
+    """The settings' optimizer. Raises ValueError for one that the course does not have."""
     groups = parameter_groups(model, settings.weight_decay)
-    for name, part, remedy in (
-            ("encoder_rate", "vision_encoder", "as unfreeze_encoder (lesson 09) does"),
-            ("language_rate", "language_model", "requires_grad_(True)")):
-        share = getattr(settings, name)
-        if share == 1:
-            continue
-        trained = getattr(model, part)
-        if not any(p.requires_grad for p in trained.parameters()):
-            raise ValueError(f"{name} is given and the {part.replace('_', ' ')} is frozen: "
-                             f"unfreeze it first, {remedy}")
-        groups = part_apart(groups, trained, share * settings.learning_rate)
+    if settings.encoder_rate != 1:
+        groups = encoder_apart(groups, model, settings.encoder_rate * settings.learning_rate)
     if settings.optimizer == "muon":
         return MuonAndAdamW(groups, settings.learning_rate)
     if settings.optimizer == "adamw":

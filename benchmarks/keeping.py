@@ -1,9 +1,9 @@
-"""What must not be forgotten while a model learns a new domain: a teacher, and a way back.
+"""Against forgetting, besides old samples in every batch: what domain.py tries.
 
-Old samples in every batch are the first remedy (`join_datasets`). A teacher, the model as it was,
-says of each old sample how likely it held every token, which is more than the one right answer
-(learning without forgetting, Li and Hoiem 2016). The way back: weights between those before and
-those after (WiSE-FT, Wortsman et al. 2022).
+A teacher, the model as it was, says of each old sample how likely it held every token, which is
+more than the one right answer (learning without forgetting, Li and Hoiem 2016). The way back:
+weights between those before and those after (WiSE-FT, Wortsman et al. 2022). And smaller steps for
+the language model, which knows most of what can be forgotten.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from vlm_utils.architecture import IGNORED, MultiImageProcessor, MultiImageVLM, 
 from vlm_utils.collate import collate
 from vlm_utils.datasets import EncodedSamples, TaskDataset
 from vlm_utils.profiles import TrainingSettings
-from vlm_utils.training import TrainingRun, start_run
+from vlm_utils.training import MuonAndAdamW, TrainingRun, parameter_groups, start_run
+from vlm_utils.training.run import make_schedule
 
 
 def weights_of(model: MultiImageVLM) -> dict[str, Tensor]:
@@ -102,4 +103,24 @@ def start_taught_run(model: MultiImageVLM, teacher: MultiImageVLM, samples: Taug
                     collate_fn=lambda encoded: collate(encoded, pad) | {
                         "taught": torch.tensor([each["taught"] for each in encoded])})
     run.wrapped = Taught(run.wrapped, teacher)
+    return run
+
+
+def slow_language_model(run: TrainingRun, share: float) -> TrainingRun:
+    """A run that was only started, with a learning rate of the language model's own.
+
+    share: of that of everything else. Raises ValueError for another optimizer than Muon's.
+    """
+    settings = run.settings
+    if settings.optimizer != "muon":
+        raise ValueError(f"optimizer={settings.optimizer!r}: only a run with Muon can be slowed")
+    of_language = {id(p) for p in run.model.language_model.parameters()}
+    groups = parameter_groups(run.model, settings.weight_decay)
+    rest, own = ([group | {"params": [p for p in group["params"]
+                                      if (id(p) in of_language) == language]} for group in groups]
+                 for language in (False, True))
+    own = [group | {"lr": share * settings.learning_rate} for group in own]
+    optimizer = MuonAndAdamW(rest + own, settings.learning_rate)
+    run.schedule = make_schedule(optimizer, settings)
+    run.optimizer = run.accelerator.prepare(optimizer)
     return run
