@@ -107,7 +107,7 @@ def test_the_language_model_has_a_learning_rate_of_its_own(keeping, processor, e
         assert {rates[id(p)] for p in part.parameters()} == {rate}
     before = [p.detach().clone() for p in model.language_model.parameters()]
     train(run)
-    moved = [float((p - b).abs().max()) for p, b in zip(
+    moved = [float((p - b).abs().max().detach()) for p, b in zip(
         model.language_model.parameters(), before, strict=True)]
     assert max(moved) > 0
     with pytest.raises(ValueError, match="only a run with Muon"):
