@@ -10,7 +10,7 @@ from small_models import SIDE, small_model
 
 from vlm_utils.architecture import TwoPathConfig, TwoPathEncoder
 from vlm_utils.datasets import ImageTable, Truth, add_orientations, build_tasks
-from vlm_utils.evaluation import predict
+from vlm_utils.evaluation import predict, wilson_interval
 from vlm_utils.loading import load_checkpoint
 from vlm_utils.real_data import (
     OTHER_SENSOR,
@@ -421,3 +421,19 @@ def test_domains_are_measured_side_by_side(earth_table, model, processor):
     assert table["domain"].tolist() == ["here", "there"]
     assert {"accuracy", "low", "high", "blind", "shuffled"} <= set(table)
     assert (table["samples"] == 12).all()
+
+
+def test_an_interval_counts_no_more_than_the_images_that_are_shown(earth_table, model, processor):
+    """A trap: many questions about few pictures, and an interval as of so many pictures."""
+    few = replace(earth_table, dataset=earth_table.dataset.select(range(6)), truth=Truth(
+        earth_table.truth.scenes[:6], earth_table.truth.captions[:6], []))
+    table = measure_domains(model, processor, {"few": few, "many": replace(earth_table)},
+                            {"refer 1": 60, "select 3": 60}).set_index(["domain", "task"])
+    for (domain, _), row in table.iterrows():
+        counted = min(row["samples"], row["images"])
+        assert (row["images"] == 6) == (domain == "few")
+        assert (row["low"], row["high"]) == wilson_interval(
+            round(row["accuracy"] * counted), counted)
+        assert row["low"] <= row["accuracy"] <= row["high"]
+    width = (table["high"] - table["low"]).groupby("domain").min()
+    assert width["few"] > 2 * width["many"]

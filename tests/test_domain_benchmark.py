@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
 
 from vlm_utils.profiles import REPOSITORY
@@ -20,7 +21,12 @@ def domain(monkeypatch):
 
 @pytest.fixture
 def small(domain, monkeypatch, earth_table):
-    """Both domains as few places; the same for every split."""
+    """Both domains as few places, seen up to five or six times; the same for every split."""
+    monkeypatch.setattr(domain.Domain, "OLD_QUESTIONS", tuple(
+        name for name in domain.Domain.OLD_QUESTIONS if name != "sequence 8"))
+    monkeypatch.setattr(domain, "OLD_MIXTURE", {
+        "sequence 5" if name == "sequence 5-8" else name: share
+        for name, share in domain.OLD_MIXTURE.items()})
     monkeypatch.setattr(domain, "load_series_table", lambda split: replace(earth_table, name=split))
     monkeypatch.setattr(domain, "TRAIN_IMAGES", 40)
     monkeypatch.setattr(domain, "TEST_IMAGES", 60)
@@ -52,7 +58,7 @@ def test_the_new_domain_is_another_and_asks_what_its_truth_tells(domain, small):
     assert "another sensor" not in small.old_train.name + small.old_test.name
     assert small.questions == ("select 2", "select 3", "refer 1")
     assert sum(small.mixture.values()) == pytest.approx(1)
-    assert sum(small.OLD_MIXTURE.values()) == pytest.approx(1)
+    assert sum(domain.OLD_MIXTURE.values()) == pytest.approx(1)
 
 
 def test_a_folder_is_a_domain_of_its_captions(domain, small, monkeypatch, tmp_path):
@@ -73,10 +79,13 @@ def test_a_folder_is_a_domain_of_its_captions(domain, small, monkeypatch, tmp_pa
 def test_kept_is_the_share_of_samples_of_the_old_domain(domain, small):
     from vlm_utils.datasets import build_tasks
     cure = domain.Cure(kept=0.25)
-    both = domain.mixed(cure, small, small.train, small.old_train, 200, seed=0)
-    old = [r for r in both.recipes if min(r.rows) >= len(small.train)]
-    assert len(old) == pytest.approx(0.25 * len(both), rel=0.1)
-    alone = domain.mixed(replace(cure, kept=0.0), small, small.train, small.old_train, 200, seed=0)
+    both, taught = domain.mixed(cure, small, small.train, small.old_train, 200, seed=0)
+    old = [min(r.rows) >= len(small.train) for r in both.recipes]
+    assert sum(old) == pytest.approx(0.25 * len(both), rel=0.1)
+    assert taught == old
+    alone, taught = domain.mixed(replace(cure, kept=0.0), small, small.train, small.old_train, 200,
+                                 seed=0)
+    assert not any(taught)
     assert alone.recipes == build_tasks(
         small.train, domain.parts(small.mixture, 200), seed=0).recipes
 
@@ -89,8 +98,8 @@ def test_steps_are_what_the_time_allows(domain, monkeypatch):
 
 
 @pytest.mark.parametrize(("comparison", "arm"), [
-    ("cures", "last layer"), ("cures", "pretrained"), ("cures", "convolutions, turned"),
-    ("kept", "none")])
+    ("cures", "last layer"), ("cures", "pretrained, turned"), ("cures", "convolutions, turned"),
+    ("kept", "none"), ("forgetting", "slow"), ("forgetting", "taught")])
 def test_an_arm_is_trained_and_measured_in_both_domains(domain, small, monkeypatch, comparison,
                                                         arm):
     """A step or two of each: every question is asked and answered."""
@@ -102,6 +111,7 @@ def test_an_arm_is_trained_and_measured_in_both_domains(domain, small, monkeypat
     asked = {(row.domain, f"{row.task} {row.num_images}") for row in table.itertuples()}
     assert asked == {(domain.NEW, name) for name in small.questions} | {
         (domain.OLD, name) for name in small.OLD_QUESTIONS}
+    assert not table[table["domain"] == domain.NEW][["blind", "shuffled"]].isna().any(axis=None)
     assert table["accuracy"].between(0, 1).all() and (table["steps"] == 1).all()
     assert (table["encoder steps"] > 0).all() == (
         domain.COMPARISONS[comparison][arm].pretrained > 0)
@@ -118,6 +128,7 @@ def test_the_command_measures_each_cure_once_and_reports(domain, small, monkeypa
         return pd.concat([measured(domain, value, seed, of) for of in (domain.NEW, domain.OLD)])
 
     monkeypatch.setattr(domain, "train_and_measure", pretend)
+    monkeypatch.setattr(domain, "load_domain", lambda images, split: small)
     monkeypatch.setattr("sys.argv", ["x", "--only", "rate", "--seeds", "2", "--seconds", "7",
                                      "--samples", "9", "--output", str(tmp_path / "a.json")])
     domain.main()
@@ -157,3 +168,71 @@ def test_one_arm_leaves_nothing_encoded_for_the_next(domain, small, monkeypatch)
         _, _, took = domain.adapt(cure, small, seconds=1.0, seed=0)
         assert took["steps"] == 1
         assert small.train.image_features is None and small.old_train.image_features is None
+
+
+def test_images_to_choose_by_are_neither_trained_on_nor_those_of_the_test(domain, monkeypatch,
+                                                                          tmp_path):
+    """A trap: what is chosen by the test images is then told as their result."""
+    monkeypatch.setenv("VLM_IMAGES", "")
+    monkeypatch.setattr(domain, "load_series_table", lambda split: split)
+    rng = np.random.default_rng(0)
+    for name in ("forest", "lake"):
+        (tmp_path / "tiles" / name).mkdir(parents=True)
+        for i in range(20):
+            Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(
+                tmp_path / "tiles" / name / f"{i}.png")
+    test, chosen = (domain.load_domain(tmp_path / "tiles", split)
+                    for split in ("test", "validation"))
+    assert (test.old_test, chosen.old_test) == ("test", "validation")
+    names = [{str(name) for name in table.files}
+             for table in (test.train, test.test, chosen.train, chosen.test)]
+    assert names[2] | names[3] == names[0] and not names[2] & names[3]
+    assert not names[3] & names[1] and len(names[3]) == len(names[0]) / domain.ASIDE
+    assert [c[0] for c in chosen.test.truth.captions] == [
+        "forest" if "forest" in str(file) else "lake" for file in chosen.test.files]
+
+
+def test_arms_share_a_first_stage_and_each_is_charged_for_it(domain, small, monkeypatch):
+    """A trap: the second arm finds what the first has encoded, and trains for longer."""
+    counted = []
+    monkeypatch.setattr(domain, "BATCH", 4)
+    monkeypatch.setattr(domain, "seconds_of_step", lambda work: 1e6)
+    monkeypatch.setattr(domain, "pretrain", lambda *_: counted.append(1) or 3)
+    first = domain.adapt(domain.EVERY, small, seconds=1.0, seed=0)[2]
+    for cure in (domain.SLOW, replace(domain.SLOW, back=0.5)):
+        took = domain.adapt(cure, small, seconds=1.0, seed=0)[2]
+        assert took["encoder steps"] == first["encoder steps"] == 3
+    stage = small.firsts[domain.EVERY.first, 0]
+    charged = stage.seconds + sum(seconds for _, seconds in stage.tables.values())
+    assert took["seconds"] > charged > 0
+    assert len(counted) == len(small.firsts) == 1
+    assert len(small.trained) == 2          # half back is the same training
+    domain.adapt(replace(domain.EVERY, orientations=2), small, seconds=1.0, seed=0)
+    assert len(counted) == 2
+
+
+def test_weights_go_back_by_their_share(domain, small, monkeypatch):
+    monkeypatch.setattr(domain, "BATCH", 4)
+    monkeypatch.setattr(domain, "seconds_of_step", lambda work: 1e6)
+    cure = domain.Cure()
+    after, half, none = (domain.adapt(replace(cure, back=back), small, 3.5e6, 0)[0].state_dict()
+                         for back in (0.0, 0.5, 1.0))
+    name = "language_model.lm_head.weight"
+    assert not torch.equal(after[name], none[name])
+    assert torch.allclose(half[name], (after[name] + none[name]) / 2)
+    start = domain.load_checkpoint(domain.data_folder() / "tiny_vlm")[0].state_dict()
+    assert torch.equal(none[name], start[name])
+
+
+def test_a_description_counts_if_its_facts_are_those_of_the_tile(domain, small, monkeypatch):
+    table = small.old_test
+
+    def tell(model, processor, asked):
+        texts = [table.truth.captions[r.rows[0]][0] for r in asked.recipes]
+        texts[0] = "A satellite image of nothing."
+        return pd.DataFrame({"prediction": texts})
+
+    monkeypatch.setattr(domain, "predict", tell)
+    row = domain.descriptions(None, None, table, 10).iloc[0]
+    assert row["accuracy"] == pytest.approx(1 - 1 / row["samples"])
+    assert row["low"] < row["accuracy"] < row["high"]

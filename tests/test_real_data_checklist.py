@@ -238,6 +238,25 @@ def test_a_licence_is_found_where_it_is_stated(tmp_path):
         licences(tmp_path / "gone")
 
 
+def test_a_licence_is_not_the_name_of_a_column(tmp_path):
+    """A trap: the first line of a table of licences holds the word, and no licence."""
+    (tmp_path / "ATTRIBUTION.tsv").write_text("file\tlicence\n1.jpg\tCC BY 2.0\n2.jpg\tCC0\n")
+    (tmp_path / "credits.csv").write_text("file,licence\n1.jpg,mine\n")
+    assert licences(tmp_path).values.tolist() == [["ATTRIBUTION.tsv", "1.jpg CC BY 2.0"]]
+
+
+def test_many_questions_about_few_images_are_not_many(tmp_path):
+    """A trap: 200 questions about six pictures look like a large test."""
+    table = load_series_table("test")
+    few = replace(table, dataset=table.dataset.select(range(6)), truth=Truth(
+        table.truth.scenes[:6], table.truth.captions[:6], []))
+    asked = build_tasks(few, {"refer 1": 200}, seed=0)
+    assert len(asked) > 50
+    found = checklist(asked, asked, tmp_path).set_index("question")["to_do"]
+    assert found["Is the test large enough?"] == \
+        "add images: with 6, an interval can be more than 30 points wide"
+
+
 def test_the_checklist_says_what_is_to_be_done(samples, tmp_path):
     leaking = checklist(samples, samples, tmp_path).set_index("question")
     assert leaking["found"]["Are test images in training?"].startswith("2")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+
 import pandas as pd
 import torch
 from torch import nn
@@ -12,8 +14,8 @@ from vlm_utils.architecture import (
     TwoPathConfig,
     TwoPathEncoder,
 )
-from vlm_utils.datasets import ImageTable, build_tasks
-from vlm_utils.evaluation import evaluate, evaluate_with_controls
+from vlm_utils.datasets import ImageTable, TaskDataset, build_tasks
+from vlm_utils.evaluation import evaluate, evaluate_with_controls, wilson_interval
 from vlm_utils.training import encode_table
 
 
@@ -81,7 +83,9 @@ def measure_domains(model: MultiImageVLM, processor: MultiImageProcessor,
 
     tables: by the name of the domain. mixture: questions of each task and number of images
     (build_tasks); what a table cannot tell is left out. controls: also blind and shuffled. One row
-    for each domain, task and number of images, with the columns of `evaluate`. The tables are left
+    for each domain, task and number of images, with the columns of `evaluate`, and images: how many
+    different ones the questions show. If these are fewer than the questions, the interval counts
+    them instead: 200 questions about six pictures are no 200 independent ones. The tables are left
     with the features of this model's encoder.
     """
     parts = []
@@ -89,6 +93,21 @@ def measure_domains(model: MultiImageVLM, processor: MultiImageProcessor,
         table.image_features = encode_table(table, model, processor)
         asked = build_tasks(table, mixture, seed=seed)
         measured = (evaluate_with_controls if controls else evaluate)(model, processor, asked)
-        parts.append(measured.assign(domain=name))
+        parts.append(count_images(measured, asked).assign(domain=name))
     result = pd.concat(parts, ignore_index=True)
     return result[["domain", *result.columns.drop("domain")]]
+
+
+def count_images(measured: pd.DataFrame, asked: TaskDataset) -> pd.DataFrame:
+    """With a column of the different images of each row's questions; no more than these are counted
+    in its interval."""
+    shown = defaultdict(set)
+    for recipe in asked.recipes:
+        shown[recipe.task, recipe.num_images].update(recipe.rows)
+    measured = measured.assign(images=[len(shown[row.task, row.num_images])
+                                       for row in measured.itertuples()])
+    for row in measured.itertuples():
+        if row.images < row.samples:
+            measured.loc[row.Index, ["low", "high"]] = wilson_interval(
+                round(row.accuracy * row.images), row.images)
+    return measured

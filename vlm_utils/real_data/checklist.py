@@ -17,6 +17,7 @@ from vlm_utils.real_data.duplicates import near_duplicates
 _LICENCE = re.compile(r"licen[cs]e|creative commons|\bcc[ -]?(?:by|0)\b|public domain|copyright"
                       r"|terms of use|©", re.I)
 _STATES = re.compile(r"licen[cs]e|copying|readme|attribution|credits|terms|metadata", re.I)
+FAR_TOO_WIDE = 0.3              # of an interval, as a share: next to nothing is known
 MOST_GUESSED = 0.6              # of all answers of a task: more, and accuracy says little
 
 
@@ -127,7 +128,9 @@ def licences(folder: str | Path) -> pd.DataFrame:
         if not file.is_file() or not _STATES.search(file.name) or file.stat().st_size > 10_000_000:
             continue
         lines = file.read_bytes().decode("utf-8", "replace").splitlines()
-        said = next((line.strip() for line in lines if _LICENCE.search(line)), None)
+        if file.suffix in (".csv", ".tsv"):     # what its columns are called says nothing
+            lines = lines[1:]
+        said = next((" ".join(line.split()) for line in lines if _LICENCE.search(line)), None)
         if said:
             rows.append((str(file.relative_to(folder)), said[:120]))
     return pd.DataFrame(rows, columns=["file", "says"])
@@ -172,11 +175,15 @@ def _balanced(train: TaskDataset) -> Mapping[str, str]:
 def _enough(test: TaskDataset) -> Mapping[str, str]:
     smallest = guessing(test)["samples"].min()
     images, wanted = len(test.table), samples_needed(0.1)
+    independent = min(smallest, images)
+    to_do = "state intervals; small differences are not known" if independent < wanted else ""
+    if independent < samples_needed(FAR_TOO_WIDE):
+        to_do = f"add images: with {independent}, an interval can be more than " \
+                f"{100 * FAR_TOO_WIDE:.0f} points wide"
     return {"question": "Is the test large enough?",
             "found": f"{images} images, at least {smallest} samples of each task; an interval 10 "
                      f"points wide needs up to {wanted}",
-            "to_do": "state intervals; small differences are not known" if
-            min(smallest, images) < wanted else ""}
+            "to_do": to_do}
 
 
 def _licence(folder: str | Path | None) -> Mapping[str, str]:
