@@ -211,7 +211,7 @@ def test_a_training_uses_them_and_gives_the_model_back(monkeypatch):
     assert [type(module) for module in own.model.modules()] == before
     assert not own.model.get_input_embeddings().sparse
 
-    monkeypatch.setattr(run, "speed_up", lambda model, parts: None)
+    monkeypatch.setattr(run, "speed_up", lambda model: None)
     monkeypatch.setattr(loop, "clip_gradients", lambda accelerator, model, length:
                         accelerator.clip_grad_norm_(model.parameters(), length))
     expected = losses_of(small_run(dropout=0.0))

@@ -21,7 +21,7 @@ from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
 from vlm_utils.collate import LengthGroupedSampler, collate
 from vlm_utils.datasets import EncodedSamples, TaskDataset
 from vlm_utils.profiles import TrainingSettings
-from vlm_utils.training.faster import PARTS, slow_down, speed_up
+from vlm_utils.training.faster import slow_down, speed_up
 from vlm_utils.training.fingerprints import describe_samples
 from vlm_utils.training.optimizers import make_optimizer
 
@@ -114,12 +114,12 @@ class TrainingRun:
             yield from self.loader
 
     def take_model(self) -> None:
-        """Make the model ready to train; in float32 on a CPU, with the parts of `faster`."""
+        """Make the model ready to train; in one process, in float32 on a CPU, with the parts of
+        `faster`."""
         self.model.train()
-        if (self.model.device.type, self.settings.precision, self.layout.name) == (
-                "cpu", "no", "copies"):
-            alone = self.accelerator.num_processes == 1
-            speed_up(self.model, [part for part in PARTS if alone or part != "embedding"])
+        if (self.model.device.type, self.settings.precision) == ("cpu", "no") \
+                and self.accelerator.num_processes == 1:
+            speed_up(self.model)
 
     def leave_model(self) -> None:
         """Give the model back as it came: no gradients, float32 forward, ready to evaluate."""
