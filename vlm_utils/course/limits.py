@@ -25,14 +25,14 @@ START_SECONDS = 120
 # with what exceeds the weights, gradients and the optimizer's numbers taken eight times, and for 04
 # the 2 GB more that its notebook holds. 01 has half a GB more for its eight timed answers. 07 took
 # 1.5 on a subset; on all of the full profile, which asks it more questions at a time, it was not
-# measured: 3.0 is an estimate, and so are both numbers of 08, 09 and 10, taken from those of
+# measured: 3.0 is an estimate, and so are the last numbers of 08, 09 and 10, taken from those of
 # 04. 10 starts two processes beside its kernel (0.8 GB), and what they take is an estimate.
 # All on a CPU, in float32: on a GPU in half precision, activations are smaller.
 LESSON_GB = {
     "tiny": {"01": 0.7, "02": 0.7, "03": 0.7, "04": 1.7, "05": 0.9, "06": 0.9,
              "07": 1.0, "08": 1.5, "09": 1.4, "10": 2.2},
     "full on a subset": {"01": 3.0, "02": 1.2, "03": 1.9, "04": 7.8, "05": 6.0, "06": 7.0,
-                         "07": 1.6, "08": 8.5, "09": 8.5, "10": 8.0},
+                         "07": 1.6, "08": 6.5, "09": 7.6, "10": 7.4},
     "full": {"01": 3.8, "02": 1.2, "03": 1.9, "04": 15, "05": 10.5, "06": 7.0, "07": 3.0,
              "08": 17, "09": 17, "10": 12}}
 SMALL_SUBSET = 64           # images, up to which a subset's batches are as small as those measured
