@@ -1,0 +1,169 @@
+"""benchmarks/more_frames.py: which part of an answer is wrong, and what is trained once only."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from long_series import few_places
+
+from vlm_utils.datasets import Truth
+from vlm_utils.evaluation import grade
+from vlm_utils.profiles import REPOSITORY, data_folder
+from vlm_utils.tiny_earth import Conditions, Scene
+
+TRUE = "A fire appears in the top left in <image_7> and disappears in <image_12>."
+CLEAR, CLOUD, AUTUMN = Conditions(), Conditions(cloud=(0, 0, 40, 40)), Conditions(season="autumn")
+
+
+@pytest.fixture
+def more_frames(monkeypatch, tmp_path):
+    monkeypatch.setenv("VLM_OUTPUT", str(tmp_path / "output"))
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import more_frames
+    return more_frames
+
+
+@pytest.fixture(scope="module")
+def table():
+    return few_places()
+
+
+# --- mistakes ----------------------------------------------------------------------------------
+
+@pytest.mark.parametrize(("answer", "prediction", "parts"), [
+    (TRUE, TRUE, []),
+    (TRUE, TRUE.replace("7", "8"), ["image"]),
+    (TRUE, TRUE.replace("12", "1"), ["image"]),         # a trap: <image_1> begins <image_12>
+    (TRUE, TRUE.replace("fire", "ship"), ["what"]),
+    (TRUE, TRUE.replace("top left", "top right"), ["where"]),
+    (TRUE, "A fire appears in the top left in <image_7>.", ["event", "image"]),
+    (TRUE, "Nothing changes.", ["event", "what", "where", "image"]),
+    ("The forest becomes cropland in <image_9>.", "The forest becomes grassland in <image_9>.",
+     ["what"]),
+    ("The ship moves from the top left to the bottom left.",
+     "The ship moves from the bottom left to the top left.", ["where"]),
+    ("A road appears down the left in <image_9>.", "A road appears across the top in <image_9>.",
+     ["where"]),
+    ("The lake in the top left grows.", "The lake in the top left shrinks.", ["event"])])
+def test_the_wrong_parts_of_an_answer_are_named(more_frames, answer, prediction, parts):
+    assert more_frames.wrong_parts(answer, prediction) == parts
+
+
+@pytest.mark.parametrize(("taken", "weather"), [
+    ([CLEAR, CLEAR], "clear"), ([CLEAR, CLOUD, CLEAR], "clouds"), ([CLOUD, AUTUMN], "clouds"),
+    ([CLEAR, AUTUMN], "seasons"), ([AUTUMN, AUTUMN], "clear"),
+    ([CLEAR, Conditions(repeats=True)], "repeats")])
+def test_a_series_is_taken_in_the_weather_of_any_of_its_frames(more_frames, table, taken, weather):
+    truth = Truth([Scene("forest")] * len(taken), [[]] * len(taken), [tuple(range(len(taken)))],
+                  conditions=taken)
+    known = type(table)("series", table.dataset.select(range(len(taken))), truth)
+    assert more_frames.weather_of(known, truth.sites[0]) == weather
+
+
+def test_a_series_is_compared_rightly_only_if_each_pair_of_neighbours_is(more_frames, table,
+                                                                       monkeypatch):
+    series = table.truth.sites[:3]
+
+    def all_but_one(model, processor, asked):
+        told = pd.DataFrame({
+            "task": "compare", "num_images": 2, "prompt": [r.prompt for r in asked.recipes],
+            "answer": [r.answer for r in asked.recipes]})
+        assert [r.rows for r in asked.recipes] == [
+            (rows[k], rows[k + 1]) for rows in series for k in range(len(rows) - 1)]
+        told["prediction"] = told["answer"]
+        told.loc[20, "prediction"] = "The lake in the top left grew and grew."  # of the second
+        return told
+
+    monkeypatch.setattr(more_frames, "predict", all_but_one)
+    assert more_frames.all_pairs_right(None, None, table, list(series)) == pytest.approx(2 / 3)
+    assert np.isnan(more_frames.all_pairs_right(None, None, table, []))
+
+
+def test_mistakes_are_those_of_long_series(more_frames, table, monkeypatch):
+    monkeypatch.setattr(more_frames, "all_pairs_right",
+                        lambda model, processor, table, series: 0.1 * len(series))
+    rows = table.truth.sites[0]
+    graded = grade(pd.DataFrame({
+        "task": ["sequence"] * 4 + ["refer"], "num_images": [8, 16, 16, 4, 16],
+        "prompt": "What happens over time?", "answer": TRUE,
+        "prediction": [TRUE, TRUE.replace("7", "8"), TRUE.replace("fire", "ship"), "no", "no"],
+        "rows": [rows[:8], rows, rows[::-1], rows[:4], rows]}))
+    found = more_frames.mistakes(None, None, table, graded)
+    assert (found["series"], found["wrong"]) == (3, 2)
+    assert found["parts"] == {"event": 0, "what": 1, "where": 0, "image": 1}
+    assert sum(each["series"] for each in found["weather"].values()) == 3
+    assert found["pairs"] == {"wrong": {"series": 2, "all_right": 0.2},
+                              "right": {"series": 1, "all_right": 0.1}}
+
+
+# --- the command -------------------------------------------------------------------------------
+
+@pytest.fixture
+def small(more_frames, monkeypatch):
+    """The third training on a few places, one step, and few questions; counts trainings."""
+    maker, made = more_frames.time_model, []
+    for module in (maker, more_frames):
+        monkeypatch.setattr(module, "load_image_table", lambda profile, split: few_places("test"))
+    monkeypatch.setattr(maker, "MORE_PLACES", 20)
+    few = (*maker.TRAININGS[:2], ({"sequence 9-12": 12, "locate 1": 12}, {"date 2-8": 4}))
+    monkeypatch.setattr(maker, "TRAININGS", few)
+    monkeypatch.setattr(maker, "WEATHERS_OF", (*maker.WEATHERS_OF[:2], {"clear": 3}))
+    monkeypatch.setattr(maker, "SETTINGS_OF", tuple(
+        replace(settings, batch_size=8) for settings in maker.SETTINGS_OF))
+    monkeypatch.setattr(maker, "WEATHER", ("seasons",))
+    monkeypatch.setattr(maker, "TEST_PLAIN", {"sequence 16": 4, "when 8": 4})
+    monkeypatch.setattr(maker, "TEST_DATED", {"date 8": 4})
+    monkeypatch.setattr(maker, "TEST_BOXES", {"locate 1": 4, "locate_change 2": 4})
+    monkeypatch.setattr(more_frames, "SERIES", {"sequence 16": 4, "sequence 3": 4, "refer 3": 4})
+    train = maker.train_once
+    monkeypatch.setattr(maker, "train_once", lambda number, *rest: made.append(
+        (number, rest[-1])) or train(number, *rest))
+    more_frames.made = made
+    return more_frames
+
+
+def test_every_seed_is_trained_once_and_everything_is_asked_before_and_after(
+        small, monkeypatch, capsys, tmp_path):
+    """The whole way; the second call only adds a seed to what the first one left."""
+    for seeds in (1, 2):
+        monkeypatch.setattr("sys.argv", [
+            "more_frames", "--seeds", str(seeds), "--steps", "1", "--output",
+            str(tmp_path / "found.json")])
+        small.main()
+    assert small.made == [(2, 0), (2, 1)]
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert (tmp_path / "found.json").read_text() == line + "\n"
+    found = json.loads(line)
+    rows = {(row["arm"], row["task"], row["num_images"]): row for row in found["rows"]}
+    assert set(rows) == {(arm, *key) for arm in ("before", "after") for key in (
+        ("sequence", 16), ("sequence", 3), ("refer", 3), ("when", 8), ("date", 8))}
+    assert all(len(row["seeds"]) == (1 if row["arm"] == "before" else 2) for row in found["rows"])
+    assert all(row["low"] <= row["accuracy"] <= row["high"] for row in found["rows"])
+    assert len(found["after"]) == len(found["minutes"]) == 2
+    assert {"boxes", "weather", "shuffled_dates", "mistakes"} == set(found["before"])
+    monkeypatch.setattr("sys.argv", ["more_frames", "--seeds", "1", "--steps", "2"])
+    small.main()                                # a trap: a model of other settings is kept
+    assert small.made == [(2, 0), (2, 1), (2, 0)]
+
+
+def test_a_start_without_figures_is_refused(more_frames, monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["more_frames", "--start", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        more_frames.main()
+    assert "holds no model with its figures.json" in capsys.readouterr().err
+
+
+def test_the_stored_result_is_of_the_training_that_is_there_now(more_frames):
+    """And its first seed is the model in data/, figure for figure."""
+    stored = json.loads((REPOSITORY / "benchmarks" / "more_frames.json").read_text())
+    assert stored["settings"] == {"seeds": 3, "steps": None, "split": "test"}
+    assert stored["training"] == json.loads(json.dumps(more_frames.training(None)))
+    figures = json.loads((data_folder() / "tiny_vlm_time" / "figures.json").read_text())
+    for name in ("boxes", "weather", "shuffled_dates"):
+        assert stored["after"][0][name] == figures[name]
+    first = {(row["task"], row["num_images"]): row["seeds"][0] for row in stored["rows"]
+             if row["arm"] == "after"}
+    for row in figures["tasks"]:
+        assert first[row["task"], row["num_images"]] == pytest.approx(row["accuracy"], abs=6e-4)
