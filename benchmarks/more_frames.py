@@ -1,21 +1,26 @@
 """More frames: what more training on long series brings with 8 to 16 frames, and loses on fewer.
 
-    python benchmarks/more_frames.py --output benchmarks/more_frames.json
+    python -m vlm_utils.making.time_model --no-average --output build/two
+    python benchmarks/more_frames.py --start build/two --output benchmarks/more_frames.json
 
-Goes on from lesson 07's model in data/, with several seeds: more than half of the samples have 9 to
-16 frames, the others repeat what was learnt before. The model tells 99.9% of the series of its
-training places rightly already, so these samples show places that data/ does not hold
-(`making/more_places.py`). Asked before and after: what happens over 2 to 16 frames, the short
-tasks, when, dates, boxes, and changes that are reported although only light, cloud or season
-differ.
+before     a model to start from: that of lesson 07 after its two trainings
+after      trained further, with several seeds: see LONG_PLAIN in `making/time_model.py`
+averaged   the mean of the weights before and of two seeds after, for each pair of seeds
+
+Asked of each: what happens over 2 to 16 frames, the short tasks, when, dates, boxes, and changes
+that are reported although only light, cloud or season differ.
 
 `mistakes` says what is wrong with answers about series of 8 frames and more. `parts`: what happened
 (event), to which thing (what), at which place (where), in which image (image); an answer may be
 wrong in several. `wrong_places`: on how many of the places asked about there is a mistake.
-`weather`: the accuracy by how the frames were taken. `pairs`: the same model is asked about each two
-neighbouring frames of the series that it tells wrongly, and of some that it tells rightly: of how
-many does it compare all pairs rightly? What it does not see in two frames it does not see in
+`weather`: the accuracy by how the frames were taken. `pairs`: the same model is asked about each
+two neighbouring frames of the series that it tells wrongly, and of some that it tells rightly: of
+how many does it compare all pairs rightly? What it does not see in two frames it does not see in
 sixteen either, whatever it pays attention to.
+
+Few places have many frames (83 of the test split have 16), and a model that misreads one of them is
+wrong in most questions about it. So `drawn` holds the accuracies on 500 further places, drawn for
+this benchmark and never trained on.
 
 Each seed's model stays in build/more_frames/, so a run that was cut short goes on where it was; a
 model of other settings is made again. The interval is that of one run's questions: the seeds answer
@@ -31,7 +36,8 @@ import json
 import re
 import time
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 
 import pandas as pd
@@ -44,36 +50,23 @@ from vlm_utils.datasets import (
     ImageTable,
     Recipe,
     TaskDataset,
-    add_orientations,
     build_tasks,
     images_first,
     load_image_table,
 )
-from vlm_utils.evaluation import grade, predict, summarise
+from vlm_utils.evaluation import evaluate, grade, predict, summarise
 from vlm_utils.loading import load_checkpoint
 from vlm_utils.making import time_model
 from vlm_utils.making.more_places import more_series
-from vlm_utils.plots import BLUE, ORANGE, new_figure
-from vlm_utils.profiles import data_folder, get_device, get_profile, output_folder
+from vlm_utils.plots import IMAGE_COLOURS, new_figure
+from vlm_utils.profiles import get_device, get_profile, output_folder
 from vlm_utils.tiny_earth import KINDS, describe_change
 from vlm_utils.tiny_earth.scenes import CELLS, COVERS, LINE_PLACES
-from vlm_utils.training import (
-    TrainingSettings,
-    encode_table,
-    print_progress,
-    start_run,
-    train,
-)
+from vlm_utils.training import encode_table
 
-# What is trained on: of series more than half; `time_model` says what the three mixtures are.
-PLAIN = {"sequence 2-8": 14_000, "sequence 9-16": 66_000, "when 9-16": 6_000, "locate 1": 26_000,
-         "locate_change 2": 6_000, "compare 2": 5_000, "select 3": 3_000, "refer 1-8": 3_000}
-DATED = {"date 2-8": 3_000, "before 3-8": 2_000, "months 2-8": 3_000}
-WEATHERS = {"clouds": 1_500, "seasons": 700, "repeats": 300}
-PLACES, ORIENTATIONS = 4_000, 2
-FIRST_SEED = 2                                  # of the samples: time_model has taken 0 and 1
 # Series of 8, 12 and 16 frames first, as in time_model: the same draws.
 SERIES = {f"sequence {frames}": 500 for frames in (8, 12, 16, 2, 3, 4)} | {"refer 3": 500}
+DRAWN, DRAWN_SERIES = 500, {f"sequence {frames}": 600 for frames in (8, 12, 16)}
 FEWEST = 8                                      # frames of what counts as a long series here
 COMPARED = 150                                  # rightly told series whose pairs are asked about
 EVENTS = ("becomes", "moves", "grows", "shrinks", "appears", "disappears", "reappears")
@@ -165,7 +158,16 @@ def measure(folder: Path, split: str) -> dict:
     others = [row for row in figures["tasks"] if row["task"] != "sequence"]
     rows = [recipe.rows for recipe in asked.recipes]
     return figures | {"tasks": series + others, "mistakes": mistakes(
-        model, processor, table, graded.assign(rows=rows))}
+        model, processor, table, graded.assign(rows=rows)),
+        "drawn": measure_drawn(model, processor)}
+
+
+def measure_drawn(model, processor) -> list[dict]:
+    """Accuracy on long series of further places."""
+    table = more_series(DRAWN, "validation")
+    table.image_features = encode_table(table, model, processor)
+    told = evaluate(model, processor, build_tasks(table, DRAWN_SERIES, seed=1))
+    return json.loads(told.to_json(orient="records"))
 
 
 def train_once(start: Path, folder: Path, seed: int, steps: int | None) -> float:
@@ -184,11 +186,7 @@ def train_once(start: Path, folder: Path, seed: int, steps: int | None) -> float
             return found["minutes"]
     begun = time.perf_counter()
     model, processor = load_checkpoint(start)
-    table = add_orientations(more_series(PLACES), ORIENTATIONS)
-    table.image_features = encode_table(table, model, processor)
-    settings = settings_of(steps, seed)
-    samples = time_model.build_mixture(table, PLAIN, DATED, settings.seed, WEATHERS)
-    train(start_run(model, processor, samples, settings), on_step=print_progress(250))
+    time_model.train_on_long_series(model, processor, seed, **limit(steps))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     minutes = round((time.perf_counter() - begun) / 60, 1)
@@ -196,27 +194,37 @@ def train_once(start: Path, folder: Path, seed: int, steps: int | None) -> float
     return minutes
 
 
-def settings_of(steps: int | None, seed: int) -> TrainingSettings:
-    steps = 1200 if steps is None else steps
-    return replace(time_model.SETTINGS, steps=steps, learning_rate=1.5e-3,
-                   warmup_steps=min(100, steps), seed=FIRST_SEED + 100 * seed)
+def limit(steps: int | None) -> dict[str, int]:
+    return {} if steps is None else {"steps": steps}
 
 
 def training(steps: int | None) -> dict:
     """What the training is made of: samples of each task, places, and settings."""
-    settings = vars(settings_of(steps, seed=0)) | {"seed": None}
-    return {"plain": PLAIN, "dated": DATED, "weather": WEATHERS, "places": PLACES,
-            "orientations": ORIENTATIONS, "settings": settings}
+    settings = vars(time_model.long_settings(0, **limit(steps))) | {"seed": None}
+    return {"plain": time_model.LONG_PLAIN, "dated": time_model.LONG_DATED,
+            "weather": time_model.LONG_WEATHERS, "places": time_model.LONG_PLACES,
+            "orientations": time_model.LONG_ORIENTATIONS, "settings": settings}
+
+
+def averaged(start: Path, folders: Sequence[Path], into: Path) -> Path:
+    """The mean of the weights in some folders and of those that they started from, saved."""
+    models = [load_checkpoint(folder)[0] for folder in (start, *folders)]
+    time_model.average_weights(models).save_pretrained(into)
+    load_checkpoint(start)[1].save_pretrained(into)
+    return into
 
 
 # --- the table ---------------------------------------------------------------------------------
 
-def tabulate(before: dict, after: list[dict]) -> pd.DataFrame:
-    """Two rows for each task and number of images: before the training and after it."""
-    def accuracies(measured: list[dict], arm: str) -> pd.DataFrame:
-        return over_seeds([pd.DataFrame(each["tasks"]).assign(seed=seed)
-                           for seed, each in enumerate(measured)]).assign(arm=arm)
-    table = pd.concat([accuracies([before], "before"), accuracies(after, "after")])
+def tabulate(measured: dict[str, list[dict]], which: str = "tasks") -> pd.DataFrame:
+    """A row for each task, number of images and arm: what was measured of its models.
+
+    measured: of each arm, one dict for each model. which: "tasks", or "drawn" for further places.
+    """
+    table = pd.concat([
+        over_seeds([pd.DataFrame(each[which]).assign(seed=seed)
+                    for seed, each in enumerate(models)]).assign(arm=arm)
+        for arm, models in measured.items() if models])
     columns = ["arm", *KEY, "samples", "accuracy", "low", "high", "seeds", "prior", "invalid"]
     table = table[columns].astype({"samples": int}).assign(comparison="more frames")
     table = table.sort_values(KEY, kind="stable", ignore_index=True)
@@ -224,10 +232,10 @@ def tabulate(before: dict, after: list[dict]) -> pd.DataFrame:
 
 
 def draw(table: pd.DataFrame):
-    """Accuracy on series against their frames, before and after."""
+    """Accuracy on series against their frames, a line for each arm."""
     figure = new_figure(6.5, 3)
     axis = figure.subplots()
-    for arm, colour in (("before", ORANGE), ("after", BLUE)):
+    for arm, colour in zip(table["arm"].unique(), IMAGE_COLOURS, strict=False):
         rows = table[(table["task"] == "sequence") & (table["arm"] == arm)]
         error = [(rows["accuracy"] - rows["low"]).clip(lower=0),
                  (rows["high"] - rows["accuracy"]).clip(lower=0)]
@@ -241,24 +249,25 @@ def draw(table: pd.DataFrame):
 
 # --- the command -------------------------------------------------------------------------------
 
-def report(options: argparse.Namespace, before: dict, after: list[dict], plot: Path) -> str:
+def report(options: argparse.Namespace, measured: dict[str, list[dict]], minutes: list[float],
+           plot: Path) -> str:
     """The JSON line."""
     goals = ("boxes", "weather", "shuffled_dates", "mistakes")
     return json.dumps({
         "benchmark": "more_frames",
         "settings": {"seeds": options.seeds, "steps": options.steps, "split": options.split},
-        "training": training(options.steps), "minutes": [each["minutes"] for each in after],
-        "plot": plot.name, "machine": machine(get_device().type),
-        "rows": json.loads(tabulate(before, after).round(4).to_json(orient="records")),
-        "before": {name: before[name] for name in goals},
-        "after": [{name: each[name] for name in goals} for each in after]})
+        "training": training(options.steps), "minutes": minutes, "plot": plot.name,
+        "machine": machine(get_device().type),
+        "rows": json.loads(tabulate(measured).round(4).to_json(orient="records")),
+        "drawn": json.loads(tabulate(measured, "drawn").round(4).to_json(orient="records")),
+        **{arm: [{name: each[name] for name in goals} for each in models]
+           for arm, models in measured.items()}})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--start", type=Path, default=data_folder() / "tiny_vlm_time",
-                        help="the model to start from (default: data/tiny_vlm_time)")
+    parser.add_argument("--start", type=Path, required=True, help="the model to start from")
     parser.add_argument("--seeds", type=at_least_one, default=3, help="trainings (default: 3)")
     parser.add_argument("--steps", type=at_least_one, help="of each (default: 1,200)")
     parser.add_argument("--split", choices=("validation", "test"), default="test",
@@ -267,22 +276,30 @@ def main() -> None:
     options = parser.parse_args()
     if options.output and not options.output.parent.is_dir():
         parser.error(f"--output: there is no folder {options.output.parent}")
+    if options.seeds < len(time_model.AVERAGED_SEEDS):
+        parser.error(f"--seeds: at least {len(time_model.AVERAGED_SEEDS)}, which are averaged")
     if not (options.start / "model.safetensors").is_file():
         parser.error(f"--start: {options.start} holds no model")
     same_for_everyone()
-    before, after = measure(options.start, options.split), []
-    plot = plot_path("more_frames")
-    for seed in range(options.seeds):           # so that a run cut short has whole seeds
-        folder = output_folder() / "more_frames" / f"seed_{seed}"
-        minutes = train_once(options.start, folder, seed, options.steps)
-        after.append(measure(folder, options.split) | {"minutes": minutes})
-        result = report(options, before, after, plot)
-        if options.output:
-            options.output.write_text(result + "\n")
-    table = tabulate(before, after)
-    print(table.round(3).to_string(index=False))
-    draw(table).savefig(plot, dpi=110)
+    measured: dict[str, list[dict]] = {"before": [measure(options.start, options.split)],
+                                       "after": [], "averaged": []}
+    plot, kept, minutes = plot_path("more_frames"), output_folder() / "more_frames", []
+    folders = [kept / f"seed_{seed}" for seed in range(options.seeds)]
+    for seed, folder in enumerate(folders):
+        minutes.append(train_once(options.start, folder, seed, options.steps))
+    for folder in folders:
+        measured["after"].append(measure(folder, options.split))
+    for pair in combinations(range(options.seeds), len(time_model.AVERAGED_SEEDS)):
+        into = kept / f"averaged_{'_'.join(map(str, pair))}"
+        averaged(options.start, [folders[seed] for seed in pair], into)
+        measured["averaged"].append(measure(into, options.split))
+    for which in ("tasks", "drawn"):
+        print(tabulate(measured, which).round(3).to_string(index=False))
+    draw(tabulate(measured)).savefig(plot, dpi=110)
+    result = report(options, measured, minutes, plot)
     print(result)
+    if options.output:
+        options.output.write_text(result + "\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from long_series import few_places
 
-from vlm_utils.datasets import Truth, parse_mixture
+from vlm_utils.datasets import Truth
 from vlm_utils.evaluation import grade
 from vlm_utils.profiles import REPOSITORY, data_folder
 from vlm_utils.tiny_earth import Conditions, Scene
@@ -107,76 +107,69 @@ def small(more_frames, monkeypatch):
     maker, more_frames.made = more_frames.time_model, []
     for module in (maker, more_frames):
         monkeypatch.setattr(module, "load_image_table", lambda profile, split: few_places("test"))
-    for name, value in {"PLAIN": {"sequence 9-12": 12, "locate 1": 12}, "DATED": {"date 2-8": 4},
-                        "WEATHERS": {"clear": 3}, "PLACES": 20,
+    for name, value in {"DRAWN": 8, "DRAWN_SERIES": {"sequence 4": 4},
                         "SERIES": {"sequence 16": 4, "sequence 3": 4, "refer 3": 4}}.items():
         monkeypatch.setattr(more_frames, name, value)
-    for name, value in {"SETTINGS": replace(maker.SETTINGS, batch_size=8),
-                        "WEATHER": ("seasons",), "TEST_PLAIN": {"sequence 16": 4, "when 8": 4},
-                        "TEST_DATED": {"date 8": 4},
-                        "TEST_BOXES": {"locate 1": 4, "locate_change 2": 4}}.items():
+    for name, value in {
+            "LONG_PLAIN": {"sequence 9-12": 12, "locate 1": 12}, "LONG_DATED": {"date 2-8": 4},
+            "LONG_WEATHERS": {"clear": 3}, "LONG_PLACES": 20, "WEATHER": ("seasons",),
+            "SETTINGS": replace(maker.SETTINGS, batch_size=8), "TEST_DATED": {"date 8": 4},
+            "TEST_PLAIN": {"sequence 16": 4, "when 8": 4},
+            "TEST_BOXES": {"locate 1": 4, "locate_change 2": 4}}.items():
         monkeypatch.setattr(maker, name, value)
-    train = more_frames.train
-    monkeypatch.setattr(more_frames, "train", lambda run, **more: more_frames.made.append(
+    train = maker.train
+    monkeypatch.setattr(maker, "train", lambda run, **more: more_frames.made.append(
         run.settings.seed) or train(run, **more))
     return more_frames
 
 
-def test_more_than_half_of_the_samples_have_9_to_16_frames_and_the_others_repeat(more_frames):
-    parts = parse_mixture(more_frames.PLAIN) + parse_mixture(more_frames.DATED)
-    weather = sum(2 * count for count in more_frames.WEATHERS.values())
-    long = sum(part.samples for part in parts if part.fewest >= 9)
-    assert long > (sum(part.samples for part in parts) + weather) / 2
-    before = {part.task for mixtures in more_frames.time_model.TRAININGS for mixture in mixtures
-              for part in parse_mixture(mixture)}
-    assert before == {part.task for part in parts}
+def command(more_frames, monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["more_frames", *map(str, arguments)])
+    more_frames.main()
 
 
-def test_every_seed_is_trained_once_and_everything_is_asked_before_and_after(
+def test_every_seed_is_trained_once_and_everything_is_asked_of_every_arm(
         small, monkeypatch, capsys, tmp_path):
     """The whole way; the second call only adds a seed to what the first one left."""
-    for seeds in (1, 2):
-        monkeypatch.setattr("sys.argv", [
-            "more_frames", "--seeds", str(seeds), "--steps", "2", "--output",
-            str(tmp_path / "found.json")])
-        small.main()
-    assert small.made == [2, 102]
+    start = data_folder() / "tiny_vlm_time"
+    for seeds in (2, 3):
+        command(small, monkeypatch, "--start", start, "--seeds", seeds, "--steps", 2,
+                "--output", tmp_path / "found.json")
+    assert small.made == [2, 102, 202]
     line = capsys.readouterr().out.splitlines()[-1]
     assert (tmp_path / "found.json").read_text() == line + "\n"
     found = json.loads(line)
     rows = {(row["arm"], row["task"], row["num_images"]): row for row in found["rows"]}
-    assert set(rows) == {(arm, *key) for arm in ("before", "after") for key in (
+    arms = {"before": 1, "after": 3, "averaged": 3}
+    assert set(rows) == {(arm, *key) for arm in arms for key in (
         ("sequence", 16), ("sequence", 3), ("refer", 3), ("when", 8), ("date", 8))}
-    assert all(len(row["seeds"]) == (1 if row["arm"] == "before" else 2) for row in found["rows"])
+    assert all(len(row["seeds"]) == arms[row["arm"]] for row in found["rows"])
     assert all(row["low"] <= row["accuracy"] <= row["high"] for row in found["rows"])
-    assert len(found["after"]) == len(found["minutes"]) == 2
-    assert {"boxes", "weather", "shuffled_dates", "mistakes"} == set(found["before"])
-    start = (data_folder() / "tiny_vlm_time" / "model.safetensors").read_bytes()
+    assert {(row["arm"], row["num_images"]) for row in found["drawn"]} == {(arm, 4) for arm in arms}
+    assert all(set(found[arm][0]) == {"boxes", "weather", "shuffled_dates", "mistakes"}
+               and len(found[arm]) == count for arm, count in arms.items())
     folder = tmp_path / "output" / "more_frames"
-    weights = {(folder / f"seed_{seed}" / "model.safetensors").read_bytes() for seed in (0, 1)}
-    assert len(weights) == 2 and start not in weights
-    monkeypatch.setattr("sys.argv", ["more_frames", "--seeds", "1", "--steps", "3"])
-    small.main()                                # a trap: a model of other settings is kept
-    assert small.made == [2, 102, 2]
+    weights = {(folder / name / "model.safetensors").read_bytes()
+               for name in ("seed_0", "seed_1", "averaged_0_1", "averaged_1_2")}
+    assert len(weights | {(start / "model.safetensors").read_bytes()}) == 5
+    command(small, monkeypatch, "--start", start, "--seeds", 2, "--steps", 3)
+    assert small.made == [2, 102, 202, 2, 102]      # a trap: a model of other settings is kept
 
 
-def test_a_start_without_a_model_is_refused(more_frames, monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("sys.argv", ["more_frames", "--start", str(tmp_path)])
+@pytest.mark.parametrize(("seeds", "message"), [(2, "holds no model"), (1, "at least 2")])
+def test_a_start_without_a_model_and_too_few_seeds_are_refused(
+        more_frames, monkeypatch, capsys, tmp_path, seeds, message):
     with pytest.raises(SystemExit):
-        more_frames.main()
-    assert "holds no model" in capsys.readouterr().err
+        command(more_frames, monkeypatch, "--start", tmp_path, "--seeds", seeds)
+    assert message in capsys.readouterr().err
 
 
 def test_the_stored_result_is_of_the_training_that_is_there_now(more_frames):
-    """And what it starts from is the model in data/, figure for figure."""
     stored = json.loads((REPOSITORY / "benchmarks" / "more_frames.json").read_text())
     assert stored["settings"] == {"seeds": 3, "steps": None, "split": "test"}
     assert stored["training"] == json.loads(json.dumps(more_frames.training(None)))
-    figures = json.loads((data_folder() / "tiny_vlm_time" / "figures.json").read_text())
-    for name in ("boxes", "weather", "shuffled_dates"):
-        assert stored["before"][name] == figures[name]
-    before = {(row["task"], row["num_images"]): row["accuracy"] for row in stored["rows"]
-              if row["arm"] == "before"}
-    for row in figures["tasks"]:
-        assert before[row["task"], row["num_images"]] == pytest.approx(row["accuracy"], abs=1e-4)
-    assert all(len(row["seeds"]) == 3 for row in stored["rows"] if row["arm"] == "after")
+    arms = {"before": 1, "after": 3, "averaged": 3}
+    for row in stored["rows"] + stored["drawn"]:
+        assert len(row["seeds"]) == arms[row["arm"]]
+    tasks = {(row["task"], row["num_images"]) for row in stored["rows"]}
+    assert {("sequence", frames) for frames in (2, 3, 4, 8, 12, 16)} < tasks
