@@ -1,7 +1,6 @@
 """More frames: what more training on long series brings with 8 to 16 frames, and loses on fewer.
 
-    python -m vlm_utils.making.time_model --no-average --output build/two
-    python benchmarks/more_frames.py --start build/two --output benchmarks/more_frames.json
+    python benchmarks/more_frames.py --start data/tiny_vlm_time --output benchmarks/more_frames.json
 
 before     a model to start from: that of lesson 07 after its two trainings
 after      trained further, with several seeds: see LONG_PLAIN in `making/time_model.py`

@@ -162,14 +162,3 @@ def test_a_start_without_a_model_and_too_few_seeds_are_refused(
     with pytest.raises(SystemExit):
         command(more_frames, monkeypatch, "--start", tmp_path, "--seeds", seeds)
     assert message in capsys.readouterr().err
-
-
-def test_the_stored_result_is_of_the_training_that_is_there_now(more_frames):
-    stored = json.loads((REPOSITORY / "benchmarks" / "more_frames.json").read_text())
-    assert stored["settings"] == {"seeds": 3, "steps": None, "split": "test"}
-    assert stored["training"] == json.loads(json.dumps(more_frames.training(None)))
-    arms = {"before": 1, "after": 3, "averaged": 3}
-    for row in stored["rows"] + stored["drawn"]:
-        assert len(row["seeds"]) == arms[row["arm"]]
-    tasks = {(row["task"], row["num_images"]) for row in stored["rows"]}
-    assert {("sequence", frames) for frames in (2, 3, 4, 8, 12, 16)} < tasks

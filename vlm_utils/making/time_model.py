@@ -58,10 +58,10 @@ MORE_DATED = {"date 2-8": 25_000, "before 3-8": 30_000, "months 2-8": 90_000,
               "sequence 2-8": 6_000, "when 2-8": 6_000}
 TRAININGS = ((PLAIN, DATED), (MORE_PLAIN, MORE_DATED))
 # Then the model told 99.9% of the series of 8 to 16 frames rightly if their places had been seen in
-# training, and 97% of those of the test places. So it is trained further, on places that data/ does
-# not hold, more than half of the samples with 9 to 16 frames: twice from the same weights, with two
-# seeds. The stored weights are the mean of all three (model soups, Wortsman et al. 2022), which
-# tell more than any of them: `benchmarks/more_frames.py` measures both.
+# training, and 97% of those of the test places. --average trains it further on places that data/
+# does not hold, more than half of the samples with 9 to 16 frames: twice from the same weights, with
+# two seeds, and takes the mean of all three (model soups, Wortsman et al. 2022). The stored model
+# is the one before that. `benchmarks/more_frames.py` compares them.
 LONG_PLAIN = {"sequence 2-8": 14_000, "sequence 9-16": 66_000, "when 9-16": 6_000,
               "locate 1": 26_000, "locate_change 2": 6_000, "compare 2": 5_000, "select 3": 3_000,
               "refer 1-8": 3_000}
@@ -155,8 +155,8 @@ def main() -> None:
                         help="train on from the model in --output, which has N trainings behind it "
                              f"({len(TRAININGS)}: only what comes after them)")
     parser.add_argument("--steps", type=int, default=SETTINGS.steps, help="of each training")
-    parser.add_argument("--no-average", action="store_true", help="only the first two trainings: "
-                        "what the further ones start from")
+    parser.add_argument("--average", action="store_true", help="afterwards two further trainings, "
+                        "and the mean of the weights before and after them")
     parser.add_argument("--split", default="test", help="the split to measure on")
     options = parser.parse_args()
     only_embedded()
@@ -172,7 +172,7 @@ def main() -> None:
         print(f"{len(dataset):,} samples, {time.perf_counter() - started:.0f} s so far", flush=True)
         settings = replace(SETTINGS, steps=options.steps, seed=number)
         train(start_run(model, processor, dataset, settings), on_step=print_progress(250))
-    trained, further_seeds = [model], () if options.no_average else AVERAGED_SEEDS
+    trained, further_seeds = [model], AVERAGED_SEEDS if options.average else ()
     for seed in further_seeds:
         trained.append(deepcopy(model))
         train_on_long_series(trained[-1], processor, seed, min(LONG_STEPS, options.steps))
