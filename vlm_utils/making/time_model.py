@@ -59,7 +59,7 @@ MORE_DATED = {"date 2-8": 25_000, "before 3-8": 30_000, "months 2-8": 90_000,
 TRAININGS = ((PLAIN, DATED), (MORE_PLAIN, MORE_DATED))
 # Then the model told 99.9% of the series of 8 to 16 frames rightly if their places had been seen in
 # training, and 97% of those of the test places. --average trains it further on places that data/
-# does not hold, more than half of the samples with 9 to 16 frames: twice from the same weights, with
+# does not hold, more than half of the samples with 9 to 16 frames, twice from the same weights with
 # two seeds, and takes the mean of all three (model soups, Wortsman et al. 2022). The stored model
 # is the one before that. `benchmarks/more_frames.py` compares them.
 LONG_PLAIN = {"sequence 2-8": 14_000, "sequence 9-16": 66_000, "when 9-16": 6_000,
