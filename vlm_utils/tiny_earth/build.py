@@ -55,11 +55,12 @@ def sequence_row(split: str, index: int) -> dict:
             "event": event}
 
 
-def build(folder: Path, counts: dict = COUNTS) -> None:
+def build(folder: Path, counts: dict = COUNTS, first: int = 0) -> None:
     """Write the tables under folder/tiny_earth, one parquet file for each table and split.
 
-    counts has the number of rows as counts[table][split]. Each file replaces an older one at
-    once, when it is complete. Prints a line for each file.
+    counts has the number of rows as counts[table][split]. first: the number of the first row; from
+    COUNTS[table][split] on, they show places that are not in the stored tables. Each file replaces
+    an older one at once, when it is complete. Prints a line for each file.
     """
     import pyarrow.parquet
     from datasets import Dataset, Features, Image, List, Value
@@ -78,8 +79,9 @@ def build(folder: Path, counts: dict = COUNTS) -> None:
             start = time.perf_counter()
             path = Path(folder) / "tiny_earth" / table / f"{split}.parquet"
             path.parent.mkdir(parents=True, exist_ok=True)
-            rows = Dataset.from_list([_encoded_row(table, split, index)
-                                      for index in range(num_rows)], features=schemas[table])
+            numbers = range(first, first + num_rows)
+            rows = Dataset.from_list([_encoded_row(table, split, index) for index in numbers],
+                                     features=schemas[table])
             unfinished = path.with_suffix(".unfinished")
             pyarrow.parquet.write_table(rows.data.table, unfinished, compression="zstd")
             unfinished.replace(path)
