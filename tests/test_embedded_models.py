@@ -130,12 +130,12 @@ def test_figures_of_the_time_model_reach_what_lesson_07_shows():
     figures = json.loads((data_folder() / "tiny_vlm_time" / "figures.json").read_text())
     assert figures["split"] == "test"
     measured = {(row["task"], row["num_images"]): row["accuracy"] for row in figures["tasks"]}
-    assert measured["sequence", 8] >= 0.96                          # 0.99
-    assert measured["sequence", 12] >= 0.97 and measured["sequence", 16] >= 0.94     # 0.98, 0.97
+    assert measured["sequence", 8] >= 0.97                          # 0.99
+    assert measured["sequence", 12] >= 0.98 and measured["sequence", 16] >= 0.95     # 0.97
     assert measured["when", 8] >= 0.95 and measured["when", 16] >= 0.95
     assert measured["date", 8] >= 0.95 and figures["shuffled_dates"]["date"] <= 0.2
     where, change = figures["boxes"]["locate"], figures["boxes"]["locate_change"]
-    assert where["mean_iou"] >= 0.75 and where["above_75"] >= 0.58  # 0.60
+    assert where["mean_iou"] >= 0.75 and where["above_75"] >= 0.60
     assert change["pixel_f1"] >= 0.80 and change["none_right"] >= 0.98
     assert max(each["false_alarms"] for each in figures["weather"].values()) <= 0.03
 

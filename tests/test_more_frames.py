@@ -162,3 +162,27 @@ def test_a_start_without_a_model_and_too_few_seeds_are_refused(
     with pytest.raises(SystemExit):
         command(more_frames, monkeypatch, "--start", tmp_path, "--seeds", seeds)
     assert message in capsys.readouterr().err
+
+
+# --- the stored result -------------------------------------------------------------------------
+
+def test_the_readme_tells_what_is_stored():
+    folder = REPOSITORY / "benchmarks"
+    stored = json.loads((folder / "more_frames.json").read_text())
+    text = (folder / "README.md").read_text()
+    section = text[text.index("## More frames\n"):text.index("## Images beside the sequence\n")]
+    assert stored["settings"]["seeds"] == 3 and stored["settings"]["split"] == "test"
+    for rows in (stored["rows"], stored["drawn"]):
+        for row in rows:
+            shown = " (".join([f"{100 * row['accuracy']:.1f}",
+                               f"{100 * row['low']:.1f} to {100 * row['high']:.1f})"])
+            begins = f"| {row['task']} of {row['num_images']} |"
+            assert any(line.startswith(begins) and shown in line
+                       for line in section.splitlines()), (begins, shown)
+
+
+def test_the_mean_reaches_on_further_places_what_was_wanted():
+    stored = json.loads((REPOSITORY / "benchmarks" / "more_frames.json").read_text())
+    means = {row["num_images"]: row for row in stored["drawn"] if row["arm"] == "averaged"}
+    for frames, wanted in {8: 0.99, 12: 0.98, 16: 0.97}.items():
+        assert min(means[frames]["seeds"]) >= wanted

@@ -61,8 +61,8 @@ def test_the_mean_of_models_is_that_of_each_weight(make_model):
 
 
 def test_the_model_is_the_mean_of_one_and_of_two_that_went_on_from_it(small, monkeypatch, tmp_path):
-    run(small, monkeypatch, "--output", tmp_path / "two")
-    run(small, monkeypatch, "--average", "--output", tmp_path / "whole")
+    run(small, monkeypatch, "--no-average", "--output", tmp_path / "two")
+    run(small, monkeypatch, "--output", tmp_path / "whole")
     figures = {name: json.loads((tmp_path / name / "figures.json").read_text())
                for name in ("two", "whole")}
     assert figures["two"]["steps"] == [2, 2] and figures["whole"]["steps"] == [2, 2, 2, 2]

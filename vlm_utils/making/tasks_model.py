@@ -3,7 +3,8 @@
 From lesson 07's model, which knows boxes and changes, more training on six tasks at once, each with
 its sentence that fixes the form of the answer (`real_data/instructions.py`). Writes
 data/tiny_vlm_tasks/, its weights in half precision, and, beside them, its figures on the test
-split: those of the weights as they are stored.
+split: those of the weights as they are stored. The stored model went on from lesson 07's before
+that was averaged: --start with the folder that `time_model --no-average --output` writes.
 """
 
 from __future__ import annotations
