@@ -139,7 +139,7 @@ def cut_short(name, share, **options):
 
 
 @pytest.mark.parametrize(("content", "says"), [
-    (b"", "is not an image"),
+    (b"", "is an empty file"),
     (b"a shopping list", "is not an image"),
     (b"%PDF-1.7 not a picture", "is not an image"),
     (b"\x89PNG\r\n\x1a\n", "is (not an image|damaged|a TIFF)"),
