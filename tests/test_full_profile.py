@@ -38,8 +38,9 @@ ROWS = {"train": 20, "validation": 4, "test": 18}
 # --- all lessons, once, on a miniature hub --------------------------------------------------------
 
 NUMBERS = [path.stem[:2] for path in all_lessons(REPOSITORY / "notebooks")]
-# Two at a time, as there are two cores, and the longest first; 05 evaluates what 04 has written.
-CHAIN = ("04", "05")
+# Two at a time, as there are two cores, and the longest first; 05 and 09 ask the model that 04 has
+# written.
+CHAIN = ("04", "05", "09")
 CHAINS = [CHAIN, *((number,) for number in reversed(NUMBERS) if number not in CHAIN)]
 # As `python -m vlm_utils course` executes them; the site that it builds has tests of its own.
 EXECUTE = """
