@@ -216,7 +216,7 @@ def test_text_in_a_file_is_no_command(tile, tmp_path):
 def test_a_note_must_be_of_a_known_kind():
     with pytest.raises(ValueError, match="'lost' is not one of"):
         Reading("x").note("lost", "a", "b", "c")
-    with pytest.raises(ValueError, match="most is at least 1, not 0"):
+    with pytest.raises(ValueError, match="most is a whole number of at least 1, not 0"):
         Reading("x").finish(most=0)
 
 
