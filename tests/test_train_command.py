@@ -481,7 +481,6 @@ def test_a_seed_is_that_of_the_checkpoint_and_a_finished_training_is_not_gone_on
 
 @pytest.mark.parametrize(("options", "words"), [
     (["--mixture", "sequence 2-4: 20"], "asks for sequence 2-4 alone, which these images do not"),
-    (["--mixture", "select 2: 0"], "the mixture asks for no samples"),
     (["--mixture", "select 2: 3", "--batch-size", "8"], "3 samples do not fill one batch of 8"),
     (["--mixture", "describe 1: 20", "--evaluate", "5"], "of describe 1 no answer is right or")])
 def test_what_the_images_do_not_tell_is_refused_before_training(command, tmp_path, monkeypatch,
