@@ -327,7 +327,7 @@ HINDI = "\u0939\u093f\u0928\u094d\u0926\u0940", "\u092e\u0947\u0902"     # two w
     ("caf\u00e9 noir", "CAFE\u0301 noir!"), ("don\u2019t go", "don't go"),
     (" ".join(HINDI), ", ".join(HINDI))])
 def test_the_same_words_in_other_signs_are_the_same_words(first, second):
-    """A trap: accents that stand apart, and the vowel signs of Hindi, are no word characters."""
+    """A trap: accents that stand apart, and the vowel signs of Hindi, are not word characters."""
     assert words(first) == words(second) and len(words(first)) == 2
     assert rouge_l(first, [second]) == 1
 

@@ -123,7 +123,7 @@ def test_a_small_model_is_padded_as_ever(base, batch, monkeypatch):
 
 
 def test_an_adapter_is_not_passed_over(base, batch):
-    """A trap: who multiplies with layer.weight leaves out what LoRA adds to it."""
+    """A trap: multiplying by layer.weight leaves out what LoRA adds to it."""
     adapted = add_adapter(base, rank=4).train()
     with torch.no_grad():
         for name, weight in adapted.named_parameters():

@@ -153,7 +153,7 @@ def test_a_file_that_is_no_metrics_is_not_replaced(monkeypatch, capsys, tmp_path
     (tmp_path / name).write_text("month,sales\n1,2\n")
     said = wrong(monkeypatch, capsys, "--output", str(tmp_path / "run"), "--metrics",
                  str(tmp_path / name))
-    assert f"{name} is there, and it is no file of metrics" in said
+    assert f"{name} is there, and it is not a file of metrics" in said
     assert (tmp_path / name).read_text() == "month,sales\n1,2\n"
     assert not (tmp_path / "run").exists()
 
@@ -495,7 +495,7 @@ def test_what_the_images_do_not_tell_is_left_out_and_named(command, tmp_path, mo
     photographs(tmp_path / "mine", monkeypatch)
     assert command("--steps", "2", "--batch-size", "4", "--mixture",
                    "select 2: 20, sequence 2-4: 20, locate 1: 5") == 0
-    assert "left out, for these images do not tell them: sequence 2-4, locate 1" in \
+    assert "left out, because these images do not tell them: sequence 2-4, locate 1" in \
         capsys.readouterr().out
 
 

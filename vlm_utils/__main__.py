@@ -160,24 +160,10 @@ def refuse_what_is_not_there(parser: argparse.ArgumentParser, options) -> None:
             from vlm_utils.scaling.plan import plan
             options.start_processes = processes_to_start(options.processes)
             options.job = plan(options)
-            refuse_mixture(options.job)
     except (ValueError, OSError) as error:
         if int(os.environ.get("RANK", 0)):              # the first of several processes says it
             sys.exit(2)
         parser.error(str(error))
-
-
-def refuse_mixture(job) -> None:
-    """Raise ValueError for a mixture that no sample can be made of, or none that fits the model:
-    else that would be said after all images have been encoded."""
-    from vlm_utils.datasets import parse_mixture
-    parts = parse_mixture(job.mixture)
-    if not sum(part.samples for part in parts):
-        raise ValueError("--mixture asks for no sample at all")
-    most = max(part.most for part in parts)
-    if job.start is None and most > job.profile.max_images:
-        raise ValueError(f"--mixture asks for samples of {most} images, and the model has names "
-                         f"for {job.profile.max_images}")
 
 
 def refuse_place(name: str, place: Path) -> None:

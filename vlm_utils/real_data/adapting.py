@@ -85,7 +85,7 @@ def measure_domains(model: MultiImageVLM, processor: MultiImageProcessor,
     (build_tasks); what a table cannot tell is left out. controls: also blind and shuffled. One row
     for each domain, task and number of images, with the columns of `evaluate`, and images: how many
     different ones the questions show. If these are fewer than the questions, the interval counts
-    them instead: 200 questions about six pictures are no 200 independent ones. The tables are left
+    them instead: 200 questions about six pictures are not 200 independent ones. The tables are left
     with the features of this model's encoder.
     """
     parts = []

@@ -48,7 +48,7 @@ def near_duplicates(first: Pictures, second: Pictures | None = None, most_differ
     that were saved again, scaled, brightened or cut by a margin of two per cent; pictures that are
     not copies rarely differ so little: of the 8 million pairs of 4,000 Sentinel-2 tiles, one.
     turned: also those turned or mirrored, as views from above can be. In a folder, hidden files and
-    the thumbnails of file servers are no pictures.
+    the thumbnails of file servers do not count.
     Returns first, second (names) and different, the most alike first. A pair is a reason to look,
     not a proof. Raises ValueError for an empty set and for a picture that cannot be read.
     """

@@ -124,7 +124,6 @@ def class_f1(truths: Sequence[str], predictions: Sequence[str],
     return pd.DataFrame(rows)
 
 
-
 def check_predictions(data: RealData, predictions: pd.DataFrame) -> None:
     """Raise ValueError if a table is not that of `predict` for data.samples, a text for each sample
     and in their order: what a score needs of a sample would be taken from another one."""
@@ -148,7 +147,7 @@ def check_predictions(data: RealData, predictions: pd.DataFrame) -> None:
 
 
 def refuse_other_kinds(texts: Iterable, what: str) -> None:
-    """Raise ValueError naming the first of several texts that is none."""
+    """Raise ValueError naming the first of several texts that is not one."""
     for number, text in enumerate(texts):
         if not isinstance(text, str):
             raise ValueError(

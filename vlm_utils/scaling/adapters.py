@@ -59,8 +59,8 @@ def save_adapter(adapted: PeftModel, folder: str | Path) -> None:
     """What was trained, and the folder of the model that it was trained on: a few MB.
 
     An adapter that is in the folder is replaced. Raises FileExistsError if anything else is there,
-    ValueError if that model is not in a folder, for the adapter alone would be worth nothing, or if
-    more is trained than the adapter holds.
+    ValueError if that model is not in a folder, because the adapter alone would be worth nothing,
+    or if more is trained than the adapter holds.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / CONFIG).is_file() and (

@@ -125,10 +125,10 @@ def refuse_what_cannot_be_asked(job: Job, truth: Truth) -> None:
     told = feasible(truth, job.mixture)
     left = [name for name in job.mixture if name not in told]
     if not any(told.values()):
-        raise ValueError("the mixture asks for no samples" if not left else "the mixture asks for "
-                         f"{', '.join(left)} alone, which these images do not tell")
+        raise ValueError(f"the mixture asks for {', '.join(left)} alone, which these images do not "
+                         "tell")
     if left:
-        print(f"left out, for these images do not tell them: {', '.join(left)}", flush=True)
+        print(f"left out, because these images do not tell them: {', '.join(left)}", flush=True)
     if job.evaluate and not graded(job, truth):
         raise ValueError(f"--evaluate {job.evaluate}: of {', '.join(told)} no answer is right or "
                          "wrong. Leave it out, or add a task such as select to the mixture")
@@ -203,7 +203,11 @@ def several() -> bool:
 
 @contextmanager
 def in_this_process() -> Iterator[None]:
-    """Work on the device that is this process's own, and print in the first process alone."""
+    """Work on the device that is this process's own, and print in the first process alone.
+
+    Several processes find each other here, before `sigterm_stops`: while torch waits for another
+    one, Python's handlers do not run, and a process that is told to end would not hear it.
+    """
     quiet_libraries()
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
@@ -212,6 +216,8 @@ def in_this_process() -> Iterator[None]:
         if not first:
             silent = stack.enter_context(open(os.devnull, "w"))
             stack.enter_context(contextlib.redirect_stdout(silent))
+        if several():
+            PartialState(cpu=get_device().type == "cpu")
         yield
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             PartialState().wait_for_everyone()  # whoever ended first would cut the others off

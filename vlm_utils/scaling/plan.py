@@ -43,6 +43,7 @@ def plan(options) -> Job:
     """
     profile = get_profile(options.profile)
     mixture = profile.mixture if options.mixture is None else read_mixture(options.mixture)
+    check_mixture(mixture, profile.max_images if options.start is None else None)
     names = [each.name for each in fields(TrainingSettings)]
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     changes = dict(given)
@@ -72,6 +73,18 @@ def plan(options) -> Job:
                Shards() if options.shard else Copies())
 
 
+def check_mixture(mixture: dict[str, int], max_images: int | None) -> None:
+    """Raise ValueError for a mixture of no samples, or of more images than the model has names for
+    (None: that is not known yet). Otherwise that would be said after all images were encoded."""
+    parts = parse_mixture(mixture)
+    if not any(part.samples for part in parts):
+        raise ValueError("--mixture asks for no sample at all")
+    most = max(part.most for part in parts)
+    if max_images is not None and most > max_images:
+        raise ValueError(f"--mixture asks for samples of {most} images, and the model has names "
+                         f"for {max_images}")
+
+
 def check_metrics(metrics: Path, output: Path) -> None:
     """Raise ValueError or OSError if metrics cannot be written there, or would replace what no
     training has written."""
@@ -84,8 +97,8 @@ def check_metrics(metrics: Path, output: Path) -> None:
     if not nearest.is_dir():
         raise ValueError(f"--metrics {brief(metrics)}: {brief(nearest)} is a file, not a folder")
     if metrics.exists() and not _is_metrics(metrics):
-        raise ValueError(f"--metrics {brief(metrics)} is there, and it is no file of metrics: name "
-                         "another, or remove it")
+        raise ValueError(f"--metrics {brief(metrics)} is there, and it is not a file of metrics: "
+                         "name another, or remove it")
     if not os.access(metrics if metrics.exists() else nearest, os.W_OK):
         raise ValueError(f"--metrics {brief(metrics)} cannot be written: choose another place")
 
@@ -112,7 +125,7 @@ def read_mixture(text: str) -> dict[str, int]:
         except ValueError as error:
             raise ValueError(f"--mixture {path} is not JSON ({error})") from None
         if not isinstance(mixture, dict) or not all(type(n) is int for n in mixture.values()):
-            raise ValueError(f"--mixture {path} holds no object such as "
+            raise ValueError(f"--mixture {path} does not hold an object such as "
                              '{"select 2": 100, "sequence 2-4": 50}')
     else:
         mixture = {}

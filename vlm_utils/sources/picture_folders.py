@@ -248,7 +248,7 @@ def _clips_in(folder: Path) -> list[Path]:
 def _files_in(folder: Path) -> list[Path]:
     """The pictures directly in a folder, in the order in which people count.
 
-    Hidden files, as macOS's ._a.png, are no pictures. Files of unknown kinds are named once.
+    Hidden files, as macOS's ._a.png, do not count. Files of unknown kinds are named once.
     """
     files = _visible_files(folder)
     pictures = [file for file in files if file.suffix.lower() in images.SUFFIXES]
