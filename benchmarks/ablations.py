@@ -35,11 +35,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from pathlib import Path
 
 import pandas as pd
 import torch
-from common import machine, plot_path, same_for_everyone, say
+from common import add_output, machine, plot_path, same_for_everyone, say
 from learning import KEY, LESSON_TASKS, over_seeds, test_questions
 from PIL import Image
 from torch import Tensor
@@ -308,10 +307,8 @@ def parse_options(description: str, comparisons: Sequence[str], steps: int, samp
                         default=[name for name in comparisons if name not in left_out],
                         metavar="NAME,NAME", help=f"some of {', '.join(comparisons)}"
                         + f" (default: all but {', '.join(left_out)})" * bool(left_out))
-    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
+    add_output(parser)
     options = parser.parse_args()
-    if options.output and not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
     return options
 
 

@@ -234,6 +234,15 @@ def arguments_of(description: str, **options: tuple[object, str]) -> argparse.Na
     return arguments
 
 
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """The option --output. A folder that is missing is named before anything is measured."""
+    def file(text: str) -> Path:
+        if not Path(text).parent.is_dir():
+            raise argparse.ArgumentTypeError(f"there is no folder {Path(text).parent}")
+        return Path(text)
+    parser.add_argument("--output", type=file, help="a file for the JSON, besides the last line")
+
+
 def same_for_everyone() -> None:
     """The embedded images and the tiny profile, whatever the environment says; no bars of datasets.
 

@@ -35,6 +35,7 @@ from ablations import parse_comparisons
 from common import (
     SCALES,
     Scale,
+    add_output,
     machine,
     make_ours,
     same_for_everyone,
@@ -216,7 +217,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=3, help="of each; the median counts")
-    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
+    add_output(parser)
     parser.add_argument("--processor-time", action="store_true",
                         help="count the processor's seconds, of all threads together: for a "
                              "machine that does other work meanwhile; on a CPU with one thread")
@@ -226,8 +227,6 @@ def parse_options() -> argparse.Namespace:
                      "waiting threads would count, and a GPU's work would not")
     if options.rounds < 1:
         parser.error("--rounds is at least 1")
-    if options.output and not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
     return options
 
 

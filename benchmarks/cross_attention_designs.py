@@ -23,11 +23,10 @@ import json
 import statistics
 import time
 from functools import partial
-from pathlib import Path
 
 import pandas as pd
 from ablations import at_least_one, differing_arms
-from common import machine, same_for_everyone, say
+from common import add_output, machine, same_for_everyone, say
 from cross_attention import per_seed, read_report, train_on_mixture
 from learning import KEY, LESSON_TASKS, over_seeds, test_questions
 
@@ -103,10 +102,8 @@ def parse_options() -> argparse.Namespace:
                             help=f"{text} (default: {default})")
     parser.add_argument("--runs", type=at_least_one, help="at most so many seeds now, each "
                         "of both designs, so that both meet the same conditions")
-    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
+    add_output(parser)
     options = parser.parse_args()
-    if options.output and not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
     return options
 
 

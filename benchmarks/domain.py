@@ -38,7 +38,7 @@ from pathlib import Path
 
 import pandas as pd
 from ablations import at_least_one, differing_arms, parse_comparisons
-from common import machine, same_for_everyone, say
+from common import add_output, machine, same_for_everyone, say
 from keeping import TaughtSamples, move_back, slow_language_model, start_taught_run, weights_of
 from learning import KEY, over_seeds
 
@@ -396,10 +396,8 @@ def parse() -> argparse.Namespace:
                         help=f"some of {', '.join(COMPARISONS)} (default: {', '.join(usual)})")
     parser.add_argument("--split", choices=("validation", "test"), default="test",
                         help="images to ask about: validation to choose by (default: test)")
-    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
+    add_output(parser)
     options = parser.parse_args()
-    if options.output and not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
     return options
 
 

@@ -21,7 +21,16 @@ from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 
-from common import SCALES, Scale, as_table, machine, make_ours, rounded, same_for_everyone
+from common import (
+    SCALES,
+    Scale,
+    add_output,
+    as_table,
+    machine,
+    make_ours,
+    rounded,
+    same_for_everyone,
+)
 from PIL import Image
 
 from vlm_utils.architecture import MultiImageProcessor, MultiImageVLM
@@ -41,7 +50,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="keep the parts here, and go on with them")
     parser.add_argument("--so-far", action="store_true",
                         help="encode nothing: what --folder holds already")
-    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
+    add_output(parser)
     options = parser.parse_args()
     same_for_everyone()
     scale = SCALES[options.scale]

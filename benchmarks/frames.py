@@ -35,11 +35,10 @@ import time
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
 import pandas as pd
 from ablations import at_least_one, differs, renew_projector, tokens_of, training_table
-from common import machine, plot_path, same_for_everyone, say
+from common import add_output, machine, plot_path, same_for_everyone, say
 from learning import over_seeds
 
 from vlm_utils.datasets import (
@@ -249,10 +248,8 @@ def main() -> None:
                         help="places to ask about; choices belong to validation (default: test)")
     parser.add_argument("--only", type=parse_tokens, default=list(MERGE_FACTORS),
                         metavar="N,N", help="tokens per frame (default: 1,4,16)")
-    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
+    add_output(parser)
     options = parser.parse_args()
-    if options.output and not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
     same_for_everyone()
     started = time.perf_counter()
     steps = {CAPTIONS: options.captions, SERIES: options.series}

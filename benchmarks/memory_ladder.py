@@ -33,6 +33,7 @@ from accelerate import Accelerator
 from common import (
     SCALES,
     Scale,
+    add_output,
     as_samples,
     as_table,
     machine,
@@ -198,7 +199,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--compared", type=int, default=2,
                         help="samples of the batch of naive, full and LoRA (default: 2)")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps of each (default: 5)")
-    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
+    add_output(parser)
     options = parser.parse_args()
     if not Path("/proc/self/clear_refs").exists():
         parser.error("this needs Linux: elsewhere the record of memory cannot be set back")

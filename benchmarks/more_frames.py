@@ -41,7 +41,7 @@ from pathlib import Path
 
 import pandas as pd
 from ablations import at_least_one, differing_arms
-from common import machine, plot_path, same_for_everyone, say
+from common import add_output, machine, plot_path, same_for_everyone, say
 from learning import KEY, over_seeds
 
 from vlm_utils.datasets import (
@@ -271,10 +271,8 @@ def main() -> None:
     parser.add_argument("--steps", type=at_least_one, help="of each (default: 1,200)")
     parser.add_argument("--split", choices=("validation", "test"), default="test",
                         help="places to ask about; choices belong to validation (default: test)")
-    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
+    add_output(parser)
     options = parser.parse_args()
-    if options.output and not options.output.parent.is_dir():
-        parser.error(f"--output: there is no folder {options.output.parent}")
     if options.seeds < len(time_model.AVERAGED_SEEDS):
         parser.error(f"--seeds: at least {len(time_model.AVERAGED_SEEDS)}, which are averaged")
     if not (options.start / "model.safetensors").is_file():

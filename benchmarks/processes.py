@@ -25,7 +25,16 @@ from pathlib import Path
 import psutil
 import torch
 from accelerate.utils import gather_object
-from common import SCALES, as_table, machine, make_ours, make_samples, same_for_everyone, say
+from common import (
+    SCALES,
+    add_output,
+    as_table,
+    machine,
+    make_ours,
+    make_samples,
+    same_for_everyone,
+    say,
+)
 
 from vlm_utils.datasets import TaskDataset
 from vlm_utils.scaling import Shards, held_bytes, launch_command, launch_environment
@@ -112,7 +121,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=8, help="of all processes together")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--output", type=Path, help="write the result there too")
+    add_output(parser)
     parser.add_argument("--worker", choices=LAYOUTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     same_for_everyone()

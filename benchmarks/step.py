@@ -31,6 +31,7 @@ from accelerate import Accelerator
 from common import (
     SCALES,
     Scale,
+    add_output,
     as_table,
     machine,
     make_ours,
@@ -232,7 +233,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(ROWS),
                         help=f"rows, separated by commas: {', '.join(ROWS)}")
     parser.add_argument("--profile", action="store_true", help="print torch's profile of each row")
-    parser.add_argument("--output", type=Path, help="a file for the JSON, besides the last line")
+    add_output(parser)
     options = parser.parse_args()
     unknown = set(options.only) - set(ROWS)
     if unknown:
