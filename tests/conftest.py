@@ -45,8 +45,19 @@ def _outputs(tmp_path_factory):
     return (place / str(number) for number in count())
 
 
+@pytest.fixture
+def _environment_as_before():
+    """A variable that a test leaves behind would decide what later ones, and their kernels, show.
+    """
+    before = dict(os.environ)
+    yield
+    after = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    before.pop("PYTEST_CURRENT_TEST", None)
+    assert after == before
+
+
 @pytest.fixture(autouse=True)
-def _own_surroundings(monkeypatch, _outputs):
+def _own_surroundings(_environment_as_before, monkeypatch, _outputs):
     """Each test on the CPU, on the tiny profile, with a folder of its own for what it writes."""
     for name in ("VLM_PROFILE", "VLM_IMAGES", "VLM_SUBSET"):
         monkeypatch.delenv(name, raising=False)

@@ -13,7 +13,7 @@ from itertools import islice
 import pytest
 import torch
 from datasets import load_dataset
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vlm_utils.collate import collate
@@ -148,6 +148,7 @@ def test_no_more_than_a_buffer_of_samples_is_read_ahead(folder):
 # --- resuming ------------------------------------------------------------------------------------
 
 @settings(max_examples=30)
+@example(stops=[4, 1], buffer=3, process=0, shards=SHARDS)      # twice in the same buffer
 @given(stops=st.lists(st.integers(0, 30), min_size=1, max_size=3), buffer=st.integers(1, 12),
        process=st.integers(0, 1), shards=st.sampled_from([1, 3, SHARDS]))
 def test_stopped_anywhere_and_resumed_nothing_is_lost_or_repeated(folder, uneven, stops, buffer,

@@ -155,7 +155,6 @@ def refuse_what_is_not_there(parser: argparse.ArgumentParser, options) -> None:
             raise ValueError(f"--notebooks {options.notebooks} is not a folder: name the one that "
                              "holds your notebooks")
         if options.command == "train":
-            os.environ.setdefault("TQDM_DISABLE", "1")  # a log of lines, not of a bar's states
             from vlm_utils.scaling.launch import processes_to_start
             from vlm_utils.scaling.plan import plan
             options.start_processes = processes_to_start(options.processes)
@@ -176,4 +175,6 @@ def refuse_place(name: str, place: Path) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["train"]:      # a log of lines, not of a bar's states; tqdm reads it once
+        os.environ.setdefault("TQDM_DISABLE", "1")
     sys.exit(main())

@@ -117,21 +117,18 @@ class SampleStream(torch.utils.data.IterableDataset):
             raise RuntimeError("a SampleStream knows its place in its own process only: "
                                "DataLoader(..., num_workers=0)")
         rows = self.rows_of(self.epoch)
-        if self.before is not None:
-            rows.load_state_dict(self.before)
+        if self.before is None:
+            self.before = state_of(rows)
+        else:                       # not read back from `rows`: it says the beginning until it reads
+            rows.load_state_dict(copy.deepcopy(self.before))
         unread = iter(rows)
-        while window := self._fill(rows, unread):
+        while window := list(islice(unread, self.settings.buffer)):     # pictures not decoded
             order = self._draw(self.window).permutation(len(window))
             for i in order[self.taken:]:
                 self.taken += 1         # before the sample is handed out: nobody may come back
                 yield as_sample(window[i], self.folder)
-            self.window, self.taken = self.window + 1, 0
+            self.window, self.taken, self.before = self.window + 1, 0, state_of(rows)
         self.epoch, self.window, self.taken, self.before = self.epoch + 1, 0, 0, None
-
-    def _fill(self, rows, unread: Iterator[dict]) -> list[dict]:
-        """The next window, its pictures not decoded; where it begins is kept for resuming."""
-        self.before = copy.deepcopy(rows.state_dict())     # the library goes on writing in its own
-        return list(islice(unread, self.settings.buffer))
 
     def rows_of(self, epoch: int):
         """What this process reads in an epoch. All processes order the shards alike."""
@@ -160,6 +157,11 @@ class SampleStream(torch.utils.data.IterableDataset):
             raise ValueError(f"the stream was another one (then, now): {different}")
         for name in ("epoch", "window", "taken", "before"):
             setattr(self, name, state[name])
+
+
+def state_of(rows) -> dict:
+    """A copy of where the library stands in its rows: it goes on writing in its own."""
+    return copy.deepcopy(rows.state_dict())
 
 
 def features_of(most_images: int) -> Features:
