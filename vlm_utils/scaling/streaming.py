@@ -119,7 +119,7 @@ class SampleStream(torch.utils.data.IterableDataset):
         rows = self.rows_of(self.epoch)
         if self.before is None:
             self.before = state_of(rows)
-        else:                       # not read back from `rows`: it says the beginning until it reads
+        else:                       # and not read back: until it reads, it says the beginning
             rows.load_state_dict(copy.deepcopy(self.before))
         unread = iter(rows)
         while window := list(islice(unread, self.settings.buffer)):     # pictures not decoded
