@@ -343,3 +343,21 @@ def test_the_bytes_are_those_of_all_keys_and_values(costs):
     text = batch["input_ids"].shape[1] + 1                              # the last is not read
     assert new.shape == (1, 2)
     assert kept == 2 * head * (2 * text + blocks * 2 * 9)
+
+
+# --- the stored results ------------------------------------------------------------------------
+
+@pytest.mark.parametrize("name", ["cross_attention", "cross_attention_designs"])
+def test_the_readme_tells_every_stored_figure(name):
+    """With its interval, in the line of the task, or of the comparison and the arm."""
+    folder = REPOSITORY / "benchmarks"
+    stored = json.loads((folder / f"{name}.json").read_text())
+    text = (folder / "README.md").read_text()
+    section = text[text.index("## Images beside the sequence\n"):].splitlines()
+    assert stored["settings"]["seeds"] == 3
+    for row in stored["rows"]:
+        shown = (f" {100 * row['accuracy']:.1f} ({100 * row['low']:.1f} to "
+                 f"{100 * row['high']:.1f}) ")
+        begins = (f"| {row['task']} of {row['num_images']} |" if row["comparison"] == "designs"
+                  else f"| {row['comparison']} | {row['arm']} |")
+        assert any(line.startswith(begins) and shown in line for line in section), (begins, shown)
