@@ -236,3 +236,30 @@ def test_a_description_counts_if_its_facts_are_those_of_the_tile(domain, small, 
     row = domain.descriptions(None, None, table, 10).iloc[0]
     assert row["accuracy"] == pytest.approx(1 - 1 / row["samples"])
     assert row["low"] < row["accuracy"] < row["high"]
+
+
+def test_the_readme_tells_every_figure_of_the_best_arm():
+    folder = REPOSITORY / "benchmarks"
+    stored = json.loads((folder / "domain.json").read_text())
+    text = (folder / "README.md").read_text()
+    section = text[text.index("## A new domain\n"):text.index("### Which cure, in a short time?")]
+    for row in stored["rows"]:
+        if not row["accuracy"]:
+            continue                    # a model that never names a class: there it says 0
+        shown = (f"{100 * row['accuracy']:.1f} ({100 * row['low']:.1f} to "
+                 f"{100 * row['high']:.1f})").replace("100.0)", "100)")
+        names = {"compare": "compare", "describe": "every fact of a description"
+                 if row["domain"] == "TinyEarth" else "the class as the description"}
+        begins = f"| {names.get(row['task'], row['task'] + ' of ' + str(row['num_images']))} |"
+        assert any(line.startswith(begins) and shown in line
+                   for line in section.splitlines()), (begins, shown)
+
+
+def test_a_tenth_of_the_way_back_keeps_each_of_tiny_earths_figures_to_a_point():
+    stored = json.loads((REPOSITORY / "benchmarks" / "domain.json").read_text())
+    figure = {(row["arm"], row["task"], row["num_images"]): row["accuracy"]
+              for row in stored["rows"] if row["domain"] == "TinyEarth"}
+    asked = [key[1:] for key in figure if key[0] == "before"]
+    assert len(asked) == 11
+    for key in asked:
+        assert figure["before", *key] - figure["a tenth back", *key] <= 0.01, key
