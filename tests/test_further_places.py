@@ -45,3 +45,13 @@ def test_too_few_places_and_a_folder_without_a_model_are_said(further_places, mo
     with pytest.raises(SystemExit):
         further_places.main()
     assert "nowhere holds no model" in capsys.readouterr().err
+
+
+def test_the_readme_tells_the_stored_figures():
+    folder = REPOSITORY / "benchmarks"
+    rows = json.loads((folder / "further_places.json").read_text())["rows"]
+    lines = (folder / "README.md").read_text().splitlines()
+    for row in rows:
+        begins = (f"| {row['num_images']} | {row['samples']:,} | {100 * row['accuracy']:.1f} "
+                  f"({100 * row['low']:.1f} to {100 * row['high']:.1f}) |")
+        assert any(line.startswith(begins) for line in lines), begins
